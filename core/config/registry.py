@@ -1,0 +1,155 @@
+"""Names that recipes use, and what they stand for.
+
+A `Registry` maps a name to an object and answers an unknown name with the nearest known one. `METHODS` holds the
+training methods, each with the dataclass that types its `with:` block; `get_app` finds an app by the convention that
+app `x` is the package `apps.x` with an `APP` in it. Nothing here imports a library: an app is imported by name when a
+recipe asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from core.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from name to object whose misses are helpful.
+
+    Args:
+        kind: the word used in messages, e.g. "reader".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form: `@READERS.register("moses")`."""
+
+        def add(entry: T) -> T:
+            if self._entries.get(name, entry) is not entry and not _same_source(self._entries[name], entry):
+                raise ConfigError(f"{self.kind} '{name}' is registered twice")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The entry, or a `ConfigError` with the nearest name."""
+        if name not in self._entries:
+            known = ", ".join(self.names()) or "none"
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'", hint=" ".join(filter(None, [nearest(name, self.names()), f"known: {known}"]))
+            )
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+
+def _same_source(first: Any, second: Any) -> bool:
+    """True when a module was reloaded: same qualified name, new object."""
+    sources = [getattr(entry, "build", entry) for entry in (first, second)]
+    where = [(getattr(s, "__module__", None), getattr(s, "__qualname__", id(s))) for s in sources]
+    return where[0] == where[1]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training method: `build(StageContext) -> Stage`, and the dataclass that types its `with:` block."""
+
+    name: str
+    config: type
+    build: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The `with:` block of a method without options."""
+
+
+METHODS: Registry[Method] = Registry("method")
+
+
+def method(name: str, config: type = NoOptions) -> Callable[[Callable], Callable]:
+    """Register a stage builder under `app.name`: `@method("translation.parallel", config=Parallel)`."""
+
+    def add(build: Callable) -> Callable:
+        METHODS.register(name)(Method(name, config, build))
+        return build
+
+    return add
+
+
+@dataclass(frozen=True)
+class App:
+    """Where an app's rooms are. Rooms are named as "module" or "module:attribute" and imported on first use.
+
+    Args:
+        name: the word in `app:` of a recipe.
+        data: module with `READERS`.
+        pipeline, evaluator: "module:Class".
+        methods: modules whose import registers the app's methods.
+    """
+
+    name: str
+    data: str
+    pipeline: str
+    evaluator: str
+    methods: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def readers(self) -> Registry:
+        return importlib.import_module(self.data).READERS
+
+    @cached_property
+    def pipeline_cls(self) -> type:
+        return _resolve(self.pipeline)
+
+    @cached_property
+    def evaluator_cls(self) -> type:
+        return _resolve(self.evaluator)
+
+    def load_methods(self) -> None:
+        for module in self.methods:
+            importlib.import_module(module)
+
+
+def _resolve(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def app_names() -> list[str]:
+    """Every package under `apps/`."""
+    import pkgutil
+
+    import apps
+
+    return sorted(m.name for m in pkgutil.iter_modules(apps.__path__) if m.ispkg)
+
+
+def get_app(name: str) -> App:
+    """The app called `name`, with its methods registered. Raises `ConfigError` for an unknown app."""
+    names = app_names()
+    if name not in names:
+        raise ConfigError(
+            f"unknown app '{name}'", hint=" ".join(filter(None, [nearest(name, names), f"known: {', '.join(names)}"]))
+        )
+    app: App = importlib.import_module(f"apps.{name}").APP
+    app.load_methods()
+    return app
