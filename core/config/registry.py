@@ -124,6 +124,10 @@ class App:
     def evaluator_cls(self) -> type:
         return _resolve(self.evaluator)
 
+    def stand_in(self, reader: str) -> str:
+        """The reader that replaces `reader` when its files are absent: the data module's `STAND_INS`, else "embedded"."""
+        return getattr(importlib.import_module(self.data), "STAND_INS", {}).get(reader, "embedded")
+
     def load_methods(self) -> None:
         for module in self.methods:
             importlib.import_module(module)
