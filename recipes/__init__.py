@@ -1,0 +1,1 @@
+"""Recipes (YAML files by app), and the command line that runs them."""
