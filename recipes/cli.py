@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     module = importlib.import_module(f"recipes.verbs.{verb}")
     parser = argparse.ArgumentParser(
-        prog=f"graft {verb}", description=VERBS[verb], epilog=f"examples:\n{module.EXAMPLES}",
+        prog=f"graft {verb}",
+        description=VERBS[verb],
+        epilog=f"examples:\n{module.EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.arguments(parser)
@@ -70,6 +72,12 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {name:<{width}}  {text}" for name, text in VERBS.items()]
     return "\n".join(
-        ["usage: graft VERB …", "", *lines, "", "graft VERB --help shows its options and examples; start with",
-         "  graft train recipes/translation/quickstart.yaml"]
+        [
+            "usage: graft VERB …",
+            "",
+            *lines,
+            "",
+            "graft VERB --help shows its options and examples; start with",
+            "  graft train recipes/translation/quickstart.yaml",
+        ]
     )

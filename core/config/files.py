@@ -20,7 +20,7 @@ def fsync_dir(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 through a temporary file, fsync and rename. Raises `GraftError` on a full or read-only disk."""
+    """Write `text` as UTF-8 through a temporary file, fsync and rename; a full or read-only disk is a `GraftError`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

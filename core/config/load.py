@@ -36,7 +36,7 @@ class Source:
 
 @dataclass
 class ResolvedStage:
-    """A stage ready to run: its position, its method's typed options, and the recipe with the stage's overrides merged."""
+    """A stage ready to run: position, typed options of its method, and the recipe with its overrides merged."""
 
     index: int
     name: str
@@ -84,7 +84,9 @@ def parse_yaml(text: str, file: str = "recipe") -> tuple[dict[str, Any], Places]
         raise ConfigError(f"not valid YAML: {getattr(error, 'problem', error)}", where=where) from error
     places = Places(file)
     if node is None:
-        raise ConfigError("the recipe is empty", where=file, hint="the smallest recipe gives app, model.path, data.train and method")
+        raise ConfigError(
+            "the recipe is empty", where=file, hint="the smallest recipe gives app, model.path, data.train and method"
+        )
     value = _plain(node, (), places, file)
     if not isinstance(value, dict):
         raise ConfigError("expected a block of keys at the top of the recipe", where=f"{file}:1")
@@ -95,7 +97,9 @@ def _plain(node: yaml.Node, path: tuple, places: Places, file: str) -> Any:
     if isinstance(node, yaml.MappingNode):
         block: dict[Any, Any] = {}
         for key_node, value_node in node.value:
-            name = _plain(key_node, path, places, file) if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
+            name = (
+                _plain(key_node, path, places, file) if isinstance(key_node, yaml.ScalarNode) else str(key_node.value)
+            )
             here = f"{file}:{key_node.start_mark.line + 1}"
             if name in block:
                 raise ConfigError(f"key '{name}' is given twice", where=f"{here} and {places.lines[(*path, name)]}")
@@ -175,27 +179,42 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
     if recipe.stages and recipe.method:
         raise ConfigError("give either method or stages, not both", where=places.of(("method",)))
     if not recipe.stages and not recipe.method:
-        raise ConfigError("no method: nothing to run", where=places.of(()), hint=f"methods of {recipe.app}: {', '.join(_methods_of(app)) or 'none'}")
+        raise ConfigError(
+            "no method: nothing to run",
+            where=places.of(()),
+            hint=f"methods of {recipe.app}: {', '.join(_methods_of(app)) or 'none'}",
+        )
     sugar = not recipe.stages
-    stages = recipe.stages or [StageConfig(name=recipe.method.partition(".")[2], method=recipe.method, with_=recipe.with_)]
+    stages = recipe.stages or [
+        StageConfig(name=recipe.method.partition(".")[2], method=recipe.method, with_=recipe.with_)
+    ]
     resolved, names = [], set()
     plain = recipe.to_dict()
     for index, stage in enumerate(stages):
         path: tuple = () if sugar else ("stages", index)
         if not stage.method:
-            raise ConfigError("the stage has no method", where=places.of(path), hint=f"known: {', '.join(METHODS.names())}")
+            raise ConfigError(
+                "the stage has no method", where=places.of(path), hint=f"known: {', '.join(METHODS.names())}"
+            )
         if stage.method not in METHODS:
-            hint = " ".join(filter(None, [nearest(stage.method, METHODS.names()), f"known: {', '.join(METHODS.names())}"]))
+            hint = " ".join(
+                filter(None, [nearest(stage.method, METHODS.names()), f"known: {', '.join(METHODS.names())}"])
+            )
             raise ConfigError(f"unknown method '{stage.method}'", where=places.of((*path, "method")), hint=hint)
         name = stage.name or stage.method.partition(".")[2]
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name in names:
-            raise ConfigError(f"stage name '{name}' is {'used twice' if name in names else 'not a folder name'}", where=places.of((*path, "name")))
+            raise ConfigError(
+                f"stage name '{name}' is {'used twice' if name in names else 'not a folder name'}",
+                where=places.of((*path, "name")),
+            )
         names.add(name)
         merged = {**plain, "stages": [], "method": stage.method, "with": stage.with_}
         for block in ("data", "train", "model", "verify"):
             merged[block] = merge_blocks(plain[block], getattr(stage, block))
         shifted = _shift(places, path) if not sugar else places
-        options = build(METHODS.get(stage.method).config, expand_variables(stage.with_, places), places, (*path, "with"))
+        options = build(
+            METHODS.get(stage.method).config, expand_variables(stage.with_, places), places, (*path, "with")
+        )
         view = build(Recipe, expand_variables(merged, shifted), shifted)
         view.source = recipe.source
         resolved.append(ResolvedStage(index, name, stage.method, options, stage.init, view))
@@ -204,7 +223,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
 
 def _shift(places: Places, path: tuple) -> Places:
     """Places for a stage's merged recipe: its own lines win over the recipe's."""
-    own = {p[len(path):]: line for p, line in places.lines.items() if p[: len(path)] == path and len(p) > len(path)}
+    own = {p[len(path) :]: line for p, line in places.lines.items() if p[: len(path)] == path and len(p) > len(path)}
     return Places(places.file, {**places.lines, **own})
 
 
@@ -219,9 +238,15 @@ def _check(recipe: Recipe, places: Places) -> None:
     if recipe.model.path and recipe.model.preset:
         raise ConfigError("give either model.path or model.preset, not both", where=places.of(("model", "preset")))
     if not recipe.model.path and not recipe.model.preset:
-        raise ConfigError("no model", where=places.of(("model",)), hint="set model.path (folder, hub id or embedded) or model.preset")
+        raise ConfigError(
+            "no model", where=places.of(("model",)), hint="set model.path (folder, hub id or embedded) or model.preset"
+        )
     if recipe.model.preset and not recipe.model.tokenizer:
-        raise ConfigError("a preset has no tokenizer of its own", where=places.of(("model", "preset")), hint="set model.tokenizer, e.g. bpe:8192")
+        raise ConfigError(
+            "a preset has no tokenizer of its own",
+            where=places.of(("model", "preset")),
+            hint="set model.tokenizer, e.g. bpe:8192",
+        )
     if len(recipe.train.betas) != 2 or not all(0 <= b < 1 for b in recipe.train.betas):
         raise ConfigError("betas are two numbers in [0, 1)", where=places.of(("train", "betas")))
     for index, stage in enumerate(resolve_stages(recipe)):
@@ -231,7 +256,9 @@ def _check(recipe: Recipe, places: Places) -> None:
                 own = (*prefix, "data", block, number)
                 check_source(app, source, places, own if own in places.lines else ("data", block, number))
         if not stage.recipe.data.train:
-            raise ConfigError("no training data", where=places.of(("data",)), hint="add data.train: [{reader: …, path: …}]")
+            raise ConfigError(
+                "no training data", where=places.of(("data",)), hint="add data.train: [{reader: …, path: …}]"
+            )
 
 
 def check_source(app: App, source: SourceConfig, places: Places, path: tuple) -> None:
@@ -244,7 +271,9 @@ def check_source(app: App, source: SourceConfig, places: Places, path: tuple) ->
     for name in source.with_:
         if name not in accepted:
             hint = " ".join(filter(None, [nearest(name, accepted), f"it takes: {', '.join(accepted) or 'none'}"]))
-            raise ConfigError(f"reader '{source.reader}' has no argument '{name}'", where=places.of((*path, "with", name)), hint=hint)
+            raise ConfigError(
+                f"reader '{source.reader}' has no argument '{name}'", where=places.of((*path, "with", name)), hint=hint
+            )
 
 
 def reader_arguments(app: App, reader: str) -> list[str]:
@@ -279,11 +308,15 @@ def smoke(recipe: Recipe) -> Recipe:
     limits = {"max_steps": 4, "batch": {"size": 8, "unit": "rows"}}
     raw["train"] = merge_blocks(raw.get("train") or {}, limits)
     raw["data"] = _smoke_data(app, raw.get("data") or {}, base=True)
-    raw["eval"] = merge_blocks(raw.get("eval") or {}, {"limit": 4, "every": 0, "max_seconds": 5, "sampling": {"max_new_tokens": 8, "beams": 1}})
+    raw["eval"] = merge_blocks(
+        raw.get("eval") or {}, {"limit": 4, "every": 0, "max_seconds": 5, "sampling": {"max_new_tokens": 8, "beams": 1}}
+    )
     raw["checkpoint"] = merge_blocks(raw.get("checkpoint") or {}, {"every": 2, "keep": 1})
     raw["output"] = "runs/smoke-{recipe}/{seed}"
     for stage in raw.get("stages") or []:
-        stage["model"] = {k: v for k, v in (stage.get("model") or {}).items() if k not in ("path", "preset", "tokenizer")}
+        stage["model"] = {
+            k: v for k, v in (stage.get("model") or {}).items() if k not in ("path", "preset", "tokenizer")
+        }
         stage["train"] = merge_blocks(stage.get("train") or {}, limits)
         if stage.get("data"):
             stage["data"] = _smoke_data(app, stage["data"], base=False)

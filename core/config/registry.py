@@ -47,7 +47,8 @@ class Registry(Generic[T]):
         if name not in self._entries:
             known = ", ".join(self.names()) or "none"
             raise ConfigError(
-                f"unknown {self.kind} '{name}'", hint=" ".join(filter(None, [nearest(name, self.names()), f"known: {known}"]))
+                f"unknown {self.kind} '{name}'",
+                hint=" ".join(filter(None, [nearest(name, self.names()), f"known: {known}"])),
             )
         return self._entries[name]
 
@@ -125,7 +126,7 @@ class App:
         return _resolve(self.evaluator)
 
     def stand_in(self, reader: str) -> str:
-        """The reader that replaces `reader` when its files are absent: the data module's `STAND_INS`, else "embedded"."""
+        """The reader that replaces `reader` when its files are absent: by `STAND_INS` of the data module."""
         return getattr(importlib.import_module(self.data), "STAND_INS", {}).get(reader, "embedded")
 
     def load_methods(self) -> None:

@@ -23,7 +23,18 @@ from core.config.load import dump_yaml
 from core.config.schema import Recipe
 from core.errors import GraftError
 
-_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "tokenizers", "sacrebleu", "gradio", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "datasets",
+    "accelerate",
+    "tokenizers",
+    "sacrebleu",
+    "gradio",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:
@@ -59,14 +70,22 @@ class RunFolder:
         if (run.path / "run.json").exists():
             status = run.info().get("status")
             raise GraftError(
-                f"the folder already holds a run ({status})", where=str(run.path),
+                f"the folder already holds a run ({status})",
+                where=str(run.path),
                 hint=f"graft train --resume {run.path}   or   output=OTHER   or   seed=N   or   --force to replace it",
             )
         write_json(
             run.path / "run.json",
             {
-                "id": uuid.uuid4().hex[:12], "app": recipe.app, "recipe": name, "seed": recipe.seed, "status": "created",
-                "pid": os.getpid(), "command": command or sys.argv, "created": time.time(), "versions": versions(),
+                "id": uuid.uuid4().hex[:12],
+                "app": recipe.app,
+                "recipe": name,
+                "seed": recipe.seed,
+                "status": "created",
+                "pid": os.getpid(),
+                "command": command or sys.argv,
+                "created": time.time(),
+                "versions": versions(),
             },
         )
         if recipe.source and Path(recipe.source.file).is_file():
@@ -112,7 +131,10 @@ class RunFolder:
 
     def set_status(self, status: str, **extra: Any) -> None:
         """Update run.json: status is created, running, stopped, failed or done."""
-        write_json(self.path / "run.json", {**self.info(), "status": status, "pid": os.getpid(), "updated": time.time(), **extra})
+        write_json(
+            self.path / "run.json",
+            {**self.info(), "status": status, "pid": os.getpid(), "updated": time.time(), **extra},
+        )
 
     def log_metric(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; visible to readers at once."""

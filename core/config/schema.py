@@ -1,8 +1,8 @@
 """The recipe, typed: one dataclass for each block of the YAML, every field with its meaning.
 
-The dataclasses are the only list of keys that exists: the loader reads types and choices from them, `graft check --show`
-prints them, and the run folder stores them resolved. Mathematics lives in `train:`, time and memory in `backend:`, and
-no key stands in two places. A trailing underscore (`with_`) stands for a key that Python reserves (`with`).
+The dataclasses are the only list of keys that exists: the loader reads types and choices from them, `graft check
+--show` prints them, and the run folder stores them resolved. Mathematics lives in `train:`, time and memory in
+`backend:`, and no key stands in two places. A trailing underscore (`with_`) stands for a key that Python reserves.
 """
 
 from __future__ import annotations
@@ -45,11 +45,17 @@ class ModelConfig:
 
     path: str | None = key(None, "hub id, local folder, run folder, or 'embedded'")
     preset: str | None = key(None, "architecture to build from scratch (graft ls presets)")
-    tokenizer: str | None = key(None, "folder or hub id; 'bpe:8192' trains one on the training text; null takes the model's")
+    tokenizer: str | None = key(
+        None, "folder or hub id; 'bpe:8192' trains one on the training text; null takes the model's"
+    )
     revision: str | None = key(None, "commit or tag of a hub model")
     trust_remote_code: bool = key(False, "run Python code that comes with a hub model")
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = key("auto", "dtype of loaded weights; auto keeps the checkpoint's on GPU, fp32 on CPU")
-    attention: Literal["auto", "sdpa", "eager", "flex_attention", "flash_attention_2"] = key("auto", "attention implementation")
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto", "dtype of loaded weights; auto keeps the checkpoint's on GPU, fp32 on CPU"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flex_attention", "flash_attention_2"] = key(
+        "auto", "attention implementation"
+    )
     quantization: str = key("none", "registry name of the base's number format")
     edits: list[dict] = key([], "ordered structural surgery")
     adapters: list[AdapterConfig] = key([], "ordered adapters; empty means full fine-tuning")

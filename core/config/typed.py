@@ -54,7 +54,8 @@ def build(cls: type[T], value: Any, places: Places | None = None, path: Path = (
         arguments[spec.name] = convert(hints[spec.name], item, places, (*path, name))
         _check_bounds(arguments[spec.name], spec.metadata, places, (*path, name))
     missing = [
-        n for n, f in fields.items()
+        n
+        for n, f in fields.items()
         if n not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
@@ -73,10 +74,18 @@ def convert(hint: Any, value: Any, places: Places, path: Path) -> Any:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
         hint_text = nearest(str(value), map(str, arguments))
-        raise ConfigError(f"expected one of {', '.join(map(str, arguments))}; got {_show(value)}", where=places.of(path), hint=hint_text or None)
+        raise ConfigError(
+            f"expected one of {', '.join(map(str, arguments))}; got {_show(value)}",
+            where=places.of(path),
+            hint=hint_text or None,
+        )
     if origin is list or hint is list:
         if not isinstance(value, list):
-            raise ConfigError(f"expected a list, got {_show(value)}", where=places.of(path), hint="write [a, b] or one '- ' line an item")
+            raise ConfigError(
+                f"expected a list, got {_show(value)}",
+                where=places.of(path),
+                hint="write [a, b] or one '- ' line an item",
+            )
         inner = arguments[0] if arguments else Any
         return [convert(inner, item, places, (*path, i)) for i, item in enumerate(value)]
     if origin is tuple:
@@ -137,7 +146,9 @@ def _check_bounds(value: Any, metadata: Any, places: Places, path: Path) -> None
     if value != value:
         raise ConfigError("expected a number, got nan", where=places.of(path))
     for name, broken in (
-        ("least", lambda bound: value < bound), ("most", lambda bound: value > bound), ("above", lambda bound: value <= bound)
+        ("least", lambda bound: value < bound),
+        ("most", lambda bound: value > bound),
+        ("above", lambda bound: value <= bound),
     ):
         if name in metadata and broken(metadata[name]):
             words = {"least": "at least", "most": "at most", "above": "above"}[name]

@@ -42,15 +42,18 @@ def run(options: argparse.Namespace) -> int:
                 seen.append(source)
                 print(check_source(recipe.app, source, stage.recipe.data.on_bad))
     check_model(recipe)
-    print(f"{recipe.app}: {len(stages)} stage(s) {', '.join(stage.method for stage in stages)}; recipe is valid ({time.perf_counter() - start:.1f} s)")
+    methods = ", ".join(stage.method for stage in stages)
+    seconds = time.perf_counter() - start
+    print(f"{recipe.app}: {len(stages)} stage(s) {methods}; recipe is valid ({seconds:.1f} s)")
     return 0
 
 
 def check_source(app_name: str, source, on_bad: str) -> str:
     """Read the first rows of one source. Returns the line to print; raises `DataError` with file and line."""
+    from core.data.rows import BadRows
+
     from core.config.load import missing_variables
     from core.config.registry import get_app
-    from core.data.rows import BadRows
     from core.errors import DataError
 
     for name in missing_variables(source.path):

@@ -10,7 +10,9 @@ EXAMPLES = """  graft demo translation
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("app")
-    parser.add_argument("--run", help="run folder or model folder; default: the newest finished run, else the shipped model")
+    parser.add_argument(
+        "--run", help="run folder or model folder; default: the newest finished run, else the shipped model"
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1")
 

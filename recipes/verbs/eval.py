@@ -17,7 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="file, folder or prefix; default: the run's own eval sources")
     parser.add_argument("--reader", default="jsonl")
     parser.add_argument("--split")
-    parser.add_argument("--with", dest="reader_arguments", nargs="*", default=[], metavar="K=V", help="the reader's own arguments")
+    parser.add_argument(
+        "--with", dest="reader_arguments", nargs="*", default=[], metavar="K=V", help="the reader's own arguments"
+    )
     parser.add_argument("--predictions", help="text file, one prediction a line, or JSONL with 'prediction'")
     parser.add_argument("--metrics", nargs="*", default=[])
     parser.add_argument("--limit", type=int)
@@ -34,7 +36,9 @@ def run(options: argparse.Namespace) -> int:
     if options.data:
         arguments_ = dict(pair.partition("=")[::2] for pair in options.reader_arguments)
         arguments_ = {name: yaml.safe_load(value) for name, value in arguments_.items()}
-        source = SourceConfig(reader=options.reader, path=options.data, split=options.split, limit=options.limit, with_=arguments_)
+        source = SourceConfig(
+            reader=options.reader, path=options.data, split=options.split, limit=options.limit, with_=arguments_
+        )
     report = _score_file(options, source) if options.predictions else _score_model(options, source)
     print(report.table())
     if options.out:
@@ -44,8 +48,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _score_file(options, source):
-    from core.config.registry import get_app
     from core.data.rows import BadRows, read_sources
+
+    from core.config.registry import get_app
     from core.errors import DataError
 
     app = get_app(options.target)
@@ -77,4 +82,11 @@ def _score_model(options, source):
     from core.training.run import evaluate
 
     sampling = {"beams": options.beams} if options.beams else {}
-    return evaluate(options.target, [source] if source else None, app=options.app, metrics=options.metrics, limit=options.limit, sampling=sampling)
+    return evaluate(
+        options.target,
+        [source] if source else None,
+        app=options.app,
+        metrics=options.metrics,
+        limit=options.limit,
+        sampling=sampling,
+    )

@@ -11,7 +11,9 @@ EXAMPLES = """  graft ls
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", default="recipes", choices=["recipes", "apps", "methods", "readers", "presets"])
+    parser.add_argument(
+        "what", nargs="?", default="recipes", choices=["recipes", "apps", "methods", "readers", "presets"]
+    )
 
 
 def run(options: argparse.Namespace) -> int:

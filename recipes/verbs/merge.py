@@ -15,8 +15,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.config.run_folder import RunFolder
     from core.training.merge import merge
+
+    from core.config.run_folder import RunFolder
 
     out = options.out or RunFolder.open(options.run).merged_dir
     merge(options.run, out, options.dtype)

@@ -16,8 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.config.load import load_recipe
     from core.training.run import plan
+
+    from core.config.load import load_recipe
 
     print(json.dumps(plan(load_recipe(find(options.recipe), options.overrides)), indent=2, ensure_ascii=False))
     return 0

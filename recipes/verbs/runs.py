@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import deque
 
 EXAMPLES = """  graft runs
   graft runs /data/runs"""
@@ -22,9 +23,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"no runs below {options.root}; graft train recipes/translation/quickstart.yaml makes one")
     for folder in found:
         info = folder.info()
-        last = None
-        for last in folder.read_metrics():
-            pass
+        last = next(iter(deque(folder.read_metrics(), maxlen=1)), None)
         step = f"step {last['step']}" if last and "step" in last else ""
         age = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.get("created", 0)))
         print(f"{str(folder.path):<40} {_status(info):<12} {info.get('app', ''):<12} {step:<12} {age}")

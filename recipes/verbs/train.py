@@ -40,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
         recipe, resume = folder.recipe(), True
     else:
         if not options.recipe:
-            raise ConfigError("no recipe given", hint="graft ls shows the recipes that ship; --resume RUN goes on with a run")
+            raise ConfigError(
+                "no recipe given", hint="graft ls shows the recipes that ship; --resume RUN goes on with a run"
+            )
         recipe, resume = load_recipe(find(options.recipe), options.overrides), False
         if options.smoke:
             recipe = smoke(recipe)
@@ -56,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
     if folder.info().get("status") == "stopped":
         print(f"\nstopped; go on with: graft train --resume {folder.path}")
         return 130
-    print(f"\nrun folder: {folder.path}\nnext: graft demo {recipe.app} --run {folder.path}   graft report {folder.path}   graft merge {folder.path}")
+    place = folder.path
+    print(f"\nrun folder: {place}")
+    print(f"next: graft demo {recipe.app} --run {place}   graft report {place}   graft merge {place}")
     return 0
 
 
