@@ -1,0 +1,1 @@
+"""From rows to tensors: segments, ids and labels, packing, batches."""

@@ -1,0 +1,126 @@
+"""Rows from sources: what happens to a bad one, and how several sources become one stream."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config.load import missing_variables
+from core.config.registry import App
+from core.config.schema import SourceConfig
+from core.errors import DataError
+
+
+class BadRows:
+    """What a malformed row does.
+
+    Args:
+        policy: "raise" stops at the first one; "skip" counts it and appends it to `rejects`.
+        rejects: JSONL file of skipped rows with their place and reason; None keeps only the count.
+    """
+
+    def __init__(self, policy: str = "raise", rejects: str | Path | None = None) -> None:
+        self.policy, self.rejects, self.count = policy, None if rejects is None else Path(rejects), 0
+
+    def handle(self, error: DataError) -> None:
+        """Raise `error`, or record it."""
+        if self.policy == "raise":
+            raise error
+        self.count += 1
+        if self.rejects is not None:
+            row = {"file": error.file, "line": error.line, "field": error.field, "why": error.what}
+            self.rejects.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.rejects, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_source(app: App, source: SourceConfig, bad: BadRows) -> Iterator[Any]:
+    """The examples of one source through the app's reader, at most `limit` of them."""
+    for name in missing_variables(source.path):
+        raise DataError(f"the environment variable {name} is not set", file=source.path, hint=f"export {name}=…")
+    reader = app.readers.get(source.reader)
+    rows = reader(source.path, split=source.split, on_bad=bad, **source.with_)
+    return itertools.islice(rows, source.limit)
+
+
+def read_sources(app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> list[Any]:
+    """All examples of all sources, interleaved by weight. Raises `DataError` for a source without rows.
+
+    One source keeps its order. Of several, each contributes all its rows once; weights decide how they alternate.
+    """
+    lists = []
+    for source in sources:
+        rows = list(read_source(app, source, bad))
+        if not rows:
+            raise DataError("the source has no usable rows", file=source.path or source.reader)
+        lists.append(rows)
+    if len(lists) == 1:
+        return lists[0]
+    return [row for _, row in Interleave(lists, [s.weight for s in sources], seed)]
+
+
+class Interleave:
+    """Draw from several lists in proportion to weights until all are exhausted; resumable.
+
+    Iterating yields (source number, row). `state_dict` and `load_state_dict` continue exactly where it stopped, and
+    `realised` tells the shares drawn so far. A source that runs out leaves its share to the others.
+    """
+
+    def __init__(self, sources: Sequence[Sequence[Any]], weights: Sequence[float], seed: int = 0) -> None:
+        self.sources, self.weights = sources, list(weights)
+        self.positions = [0] * len(sources)
+        self._random = random.Random(seed)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        while True:
+            open_ = [i for i, rows in enumerate(self.sources) if self.positions[i] < len(rows)]
+            if not open_:
+                return
+            chosen = self._random.choices(open_, [self.weights[i] for i in open_])[0]
+            row = self.sources[chosen][self.positions[chosen]]
+            self.positions[chosen] += 1
+            yield chosen, row
+
+    def realised(self) -> list[float]:
+        total = sum(self.positions) or 1
+        return [p / total for p in self.positions]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"positions": list(self.positions), "random": self._random.getstate()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.positions = list(state["positions"])
+        version, numbers, gauss = state["random"]
+        self._random.setstate((version, tuple(numbers), gauss))
+
+
+def jsonl(path: str | Path, bad: BadRows) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of a JSONL file; a line that is not an object is a bad row. Blank lines are passed over."""
+    try:
+        handle = open(path, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=path) from error
+    with handle:
+        for number, line in enumerate(_decoded(handle, path), 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                bad.handle(DataError(f"not valid JSON: {error.msg}", file=path, line=number, got=line.strip()))
+                continue
+            if not isinstance(value, dict):
+                bad.handle(DataError("not an object", file=path, line=number, got=value, expected="{…}"))
+                continue
+            yield number, value
+
+
+def _decoded(handle: Iterable[str], path: str | Path) -> Iterator[str]:
+    try:
+        yield from handle
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start}", file=path, hint="convert the file to UTF-8") from error

@@ -1,0 +1,1 @@
+"""The base model: loading it, building it from a preset, and finding one's way inside it."""

@@ -1,0 +1,65 @@
+"""Architectures to build from scratch, by name.
+
+A preset fixes shape and dropout; the vocabulary and the special ids come from the tokenizer. The small ones are for
+learning a task from little text on one device. Shapes follow Llama (Touvron et al. 2023) and GPT-2 (Radford et al.
+2019); only GPT-2 has dropout on embeddings and residuals, which small parallel corpora need.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.errors import ConfigError, nearest
+
+
+def _llama(hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, context: int = 512) -> tuple[str, dict]:
+    return "llama", {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": True,
+    }
+
+
+def _gpt2(hidden: int, layers: int, heads: int, dropout: float, context: int = 512) -> tuple[str, dict]:
+    return "gpt2", {
+        "n_embd": hidden,
+        "n_layer": layers,
+        "n_head": heads,
+        "n_positions": context,
+        "resid_pdrop": dropout,
+        "embd_pdrop": dropout,
+        "attn_pdrop": dropout,
+    }
+
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": _llama(64, 2, 4, 2, 128),
+    "tiny-gpt2": _gpt2(64, 2, 4, 0.0),
+    "llama-3m": _llama(192, 6, 6, 6, 512),
+    "llama-20m": _llama(384, 10, 6, 6, 1024, 1024),
+    "gpt2-14m": _gpt2(384, 6, 6, 0.2),
+    "gpt2-17m": _gpt2(384, 8, 6, 0.3),
+    "llama-125m": _llama(768, 12, 12, 12, 2048, 2048),
+    "llama-350m": _llama(1024, 24, 16, 16, 2816, 2048),
+    "llama-1b": _llama(2048, 22, 32, 4, 5632, 4096),
+    "llama-3b": _llama(3072, 28, 24, 8, 8192, 4096),
+}
+
+
+def build_config(
+    preset: str, vocab_size: int, *, bos: int | None = None, eos: int | None = None, pad: int | None = None
+):
+    """The transformers config of `preset` for a vocabulary. Raises `ConfigError` for an unknown name."""
+    if preset not in PRESETS:
+        hint = " ".join(filter(None, [nearest(preset, PRESETS), f"known: {', '.join(PRESETS)}"]))
+        raise ConfigError(f"unknown preset '{preset}'", hint=hint)
+    from transformers import AutoConfig
+
+    kind, shape = PRESETS[preset]
+    return AutoConfig.for_model(
+        kind, **shape, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad
+    )
