@@ -1,0 +1,97 @@
+"""ALMA (Xu et al. 2023, "A Paradigm Shift in Machine Translation"): monolingual text first, then few clean pairs.
+
+`translation.mono` continues language modelling on documents of all languages, each followed by end of text, joined
+and cut into blocks; every token is trained. English must stay in the mix or it is forgotten. `translation.parallel`
+trains on pairs with a prompt, in both directions, and only target and end of text carry loss. This file knows how
+rows look, and nothing of optimisers or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from apps.translation import prompts
+from apps.translation.data import TranslationExample
+from core.config.registry import method
+from core.config.schema import key
+from core.data.segments import Segment, render
+from core.errors import DataError
+
+if TYPE_CHECKING:
+    from core.training.stage import Stage, StageContext
+
+Rows = Sequence[list[Segment]] | Iterable[list[Segment]]
+
+
+@dataclass(frozen=True)
+class MonoConfig:
+    """Options of `translation.mono`. The share of a language is the weight of its sources."""
+
+    sides: Literal["both", "src", "tgt"] = key("both", "which texts of a pair become documents, if pairs are given")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """Options of `translation.parallel`."""
+
+    template: str = key("alma", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    directions: Literal["both", "forward"] = key("both", "train each pair in both directions or as it is read")
+    mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
+
+
+@method("translation.mono", config=MonoConfig)
+def mono(ctx: StageContext) -> Stage:
+    """Documents as blocks, all tokens trained."""
+    from core.training.stage import Stage
+
+    def documents(example: TranslationExample) -> list[list[Segment]]:
+        sides = ("src", "tgt") if ctx.options.sides == "both" else (ctx.options.sides,)
+        texts = [example.src] if example.monolingual else [getattr(example, side) for side in sides]
+        return [[Segment(text, role="document", train=True)] for text in texts if text]
+
+    return Stage(rows=flat_map(documents, ctx.train), eval_rows=flat_map(documents, ctx.eval or ()), layout="blocks")
+
+
+@method("translation.parallel", config=ParallelConfig)
+def parallel(ctx: StageContext) -> Stage:
+    """Prompted pairs, loss on target and end of text."""
+    from core.training.stage import Stage
+
+    template = prompts.get_template(ctx.options.template)
+
+    def forward(example: TranslationExample) -> list[list[Segment]]:
+        if example.tgt is None:
+            raise DataError(
+                "translation.parallel needs pairs, and this row has no translation",
+                field="tgt",
+                got=example.src,
+                hint="give parallel sources to this stage; monolingual ones belong to translation.mono",
+            )
+        return [render(template, prompts.fields(example))]
+
+    def both(example: TranslationExample) -> list[list[Segment]]:
+        return [*forward(example), *forward(example.reversed())] if example.tgt is not None else forward(example)
+
+    train = both if ctx.options.directions == "both" else forward
+    rows, eval_rows = flat_map(train, ctx.train), flat_map(forward, ctx.eval or ())
+    return Stage(rows=rows, eval_rows=eval_rows, layout="rows", mode=ctx.options.mode)
+
+
+def flat_map(rows_of: Callable[[Any], list[list[Segment]]], examples: Iterable[Any]) -> Rows:
+    """Several rows from each example: a list from a list, a stream from a stream."""
+    if isinstance(examples, Sequence):
+        return [row for example in examples for row in rows_of(example)]
+    return _Stream(rows_of, examples)
+
+
+class _Stream:
+    """Rows made when they are read; it can be read again when the examples can."""
+
+    def __init__(self, rows_of: Callable[[Any], list[list[Segment]]], examples: Iterable[Any]) -> None:
+        self._rows_of, self._examples = rows_of, examples
+
+    def __iter__(self) -> Iterator[list[Segment]]:
+        for example in self._examples:
+            yield from self._rows_of(example)
