@@ -61,7 +61,7 @@ class EncodeStats:
         if self.trained == 0:
             raise DataError(
                 f"no token of {self.rows} rows carries loss ({self.dropped} rows were longer than max_length)",
-                hint="raise data.max_length, or check that the template has a learnt segment and the targets are not empty",
+                hint="raise data.max_length; check that the template has a learnt segment and that targets are not empty",
             )
         if self.straddled > limit * self.rows:
             raise DataError(

@@ -1,0 +1,70 @@
+"""Open what training saved, ready to serve: full weights, or an adapter on its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from core.config.files import read_json
+from core.config.schema import ModelConfig
+from core.errors import BackendUnavailable, CheckpointError
+from core.models.load import load_model, load_tokenizer, resolve_path
+
+
+def pick_device(wanted: str) -> str:
+    """ "auto" is cuda where there is one. Raises `BackendUnavailable` for a device that is not there."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendUnavailable("no CUDA device on this machine", hint="use device='cpu'")
+    return wanted
+
+
+def load_for_serving(
+    path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str | None = None,
+    adapter: str | None = None,
+    revision: str | None = None,
+) -> tuple[Any, Any, str]:
+    """Model, tokenizer and the folder (or hub id) that they came from.
+
+    An adapter folder holds its base in base/, or names it in adapter_config.json. Raises `CheckpointError` when that base is gone.
+    """
+    folder = resolve_path(path)
+    device = pick_device(device)
+    is_adapter = (Path(folder) / "adapter_config.json").is_file()
+    base = _base_of(folder) if is_adapter else folder
+    config = ModelConfig(
+        path=base, tokenizer=folder, revision=revision, dtype=dtype, quantization=quantization or "none"
+    )  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(config)
+    model = load_model(config, tokenizer, device=device)
+    for name in filter(None, [folder if is_adapter else None, adapter]):
+        model = attach_adapter(model, name)
+    return model.eval(), tokenizer, folder
+
+
+def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
+    """A saved peft adapter on `model`."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, resolve_path(folder), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the adapter cannot be loaded: {str(error).splitlines()[0][:200]}", where=folder
+        ) from error
+
+
+def _base_of(folder: str) -> str:
+    if (Path(folder) / "base" / "config.json").is_file():
+        return str(Path(folder) / "base")
+    base = read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError("the adapter does not name its base", where=f"{folder}/adapter_config.json")
+    return base

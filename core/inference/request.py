@@ -1,0 +1,80 @@
+"""What goes into an engine and what comes out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.config.typed import Places, build
+from core.data.segments import Segment
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to generate. temperature 0 is greedy (or beam) search; with a seed the same input gives the same output."""
+
+    max_new_tokens: int = 256
+    beams: int = 1
+    length_penalty: float = 1.0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def updated(self, values: dict[str, Any]) -> SamplingParams:
+        """A copy with `values` laid over it; an unknown or ill-typed name is a `ConfigError` with the nearest one."""
+        merged = {**dataclasses.asdict(self), **values}
+        merged["stop"] = list(merged["stop"])
+        return build(SamplingParams, merged, Places("sampling"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt as ids (T,), with the text and segments it came from."""
+
+    ids: list[int]
+    text: str = ""
+    segments: tuple[Segment, ...] = ()
+    stop: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Generated ids without the prompt, their text, log-probabilities (or None), and why it ended: stop or length."""
+
+    ids: list[int]
+    text: str
+    logprobs: list[float] | None = None
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a pipeline returns: the text, what happened (prompt, tokens, warnings), and times in milliseconds."""
+
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of a stream: kind is text or done; `text` is what was added, `t_ms` since the start.
+
+    `result` of the done event is an `Output` from an engine, a `Result` from a pipeline.
+    """
+
+    kind: str
+    text: str = ""
+    t_ms: float = 0.0
+    tokens: int = 0
+    result: Result | Output | None = None
