@@ -173,7 +173,7 @@ class CheckpointConfig:
 
     every: int = key(500, "optimizer steps between checkpoints", least=1)
     keep: int = key(3, "newest checkpoints kept; the best is kept besides", least=1)
-    mode: Literal["async", "sync"] = key("async", "write beside training, or stop for it")
+    mode: Literal["sync"] = key("sync", "training waits while a checkpoint is written")
 
 
 @dataclass

@@ -25,6 +25,7 @@ class Collator:
 
     Returns:
         padded: input_ids, labels, attention_mask, each (B, T); packed: input_ids, labels, position_ids, each (B, T).
+        Both: useful (1,), the number of tokens that are not padding.
     """
 
     pad_id: int
@@ -46,9 +47,11 @@ class Collator:
         for row in rows:
             fill = length - len(row.input_ids)
             ids.append(row.input_ids + [self.pad_id] * fill)
-            labels.append(row.labels + [IGNORE] * fill)
+            labels.append(_unseen_first(row) + [IGNORE] * fill)
             mask.append([1] * len(row.input_ids) + [0] * fill)
-        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.tensor(mask)}
+        useful = sum(len(r.input_ids) for r in rows)
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "useful": [useful]}
+        return {name: torch.tensor(value) for name, value in batch.items()}
 
     def _packed(self, bins: Sequence[list[Encoded]]) -> dict[str, Any]:
         import torch
@@ -57,11 +60,15 @@ class Collator:
         ids, labels, positions = [], [], []
         for rows in bins:
             line = [i for r in rows for i in r.input_ids]
-            # the first label of every document is dropped: no earlier token of the same document predicts it
-            target = [label for r in rows for label in (IGNORE, *r.labels[1:])]
-            place = [p for r in rows for p in range(len(r.input_ids))]
             fill = length - len(line)
             ids.append(line + [self.pad_id] * fill)
-            labels.append(target + [IGNORE] * fill)
-            positions.append(place + list(range(fill)))
-        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "position_ids": torch.tensor(positions)}
+            labels.append([label for r in rows for label in _unseen_first(r)] + [IGNORE] * fill)
+            positions.append([p for r in rows for p in range(len(r.input_ids))] + list(range(fill)))
+        useful = sum(len(r.input_ids) for rows in bins for r in rows)
+        batch = {"input_ids": ids, "labels": labels, "position_ids": positions, "useful": [useful]}
+        return {name: torch.tensor(value) for name, value in batch.items()}
+
+
+def _unseen_first(row: Encoded) -> list[int]:
+    """The labels without the first: no earlier token of the same document predicts it, so it must not be counted."""
+    return [IGNORE, *row.labels[1:]]

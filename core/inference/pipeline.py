@@ -170,6 +170,10 @@ class BasePipeline:
         while chunk := list(itertools.islice(iterator, window)):
             yield from self._run(self._examples(chunk, extra), sampling, max_tokens, max_size, ordered)
 
+    def predict(self, examples: Sequence[Any], **gen: Any) -> list[Any]:
+        """What the app's evaluator scores for these examples; by default the texts of the results."""
+        return [result.text for result in self.batch(examples, **gen)]
+
     def stream(self, given: Any, **gen: Any) -> Iterator[Event]:
         """Text events as they are generated, then a `done` event with the result."""
         sampling, extra = self._split(gen)

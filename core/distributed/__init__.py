@@ -1,0 +1,1 @@
+"""Several devices: starting processes, and knowing which one this is."""

@@ -1,0 +1,35 @@
+"""Learning-rate schedules as plain functions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from core.config.schema import TrainConfig
+
+WSD_DECAY = 0.2
+
+
+def schedule(config: TrainConfig, total: int) -> Callable[[int], float]:
+    """The factor on the peak rate at optimizer step 0, 1, … of `total`.
+
+    cosine and linear end at zero; inverse_sqrt follows Vaswani et al. (2017); wsd (warm-up, stable, decay; Hu et al.
+    2024) decays linearly over the last fifth.
+    """
+    warmup = int(config.warmup if config.warmup >= 1 else round(config.warmup * total))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(1, total - warmup)
+        if config.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        if config.schedule == "linear":
+            return max(0.0, 1 - done)
+        if config.schedule == "inverse_sqrt":
+            return math.sqrt(max(warmup, 1) / max(step, 1))
+        if config.schedule == "wsd":
+            return min(1.0, max(0.0, (total - step) / max(1, WSD_DECAY * total)))
+        return 1.0
+
+    return factor

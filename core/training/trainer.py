@@ -1,0 +1,162 @@
+"""Supervised training on transformers' Trainer: the loss, the order of the data, and checkpoints are ours.
+
+The loss of a step is the sum over its trained tokens divided by their number, over all accumulation steps and all
+ranks: a gradient does not depend on how a batch was cut. Gradients are averaged by DDP, hence the factor of the world
+size. The model is called without labels and without a cache; a cache would make transformers skip the mask that keeps
+packed documents apart. Everything else (callbacks, optimizer, resume) is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Sampler
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+
+from core.config.schema import TrainConfig
+from core.data.encode import IGNORE
+from core.training import checkpoint
+from core.training.schedule import schedule
+
+
+def token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """Summed cross-entropy of next tokens in fp32; labels are shifted here, `IGNORE` carries no loss.
+
+    Legend: B batch, T time, V vocabulary.
+    """
+    logits = logits_BTV[:, :-1].flatten(0, 1)
+    targets = labels_BT[:, 1:].flatten()
+    kept = targets != IGNORE
+    return F.cross_entropy(logits[kept].float(), targets[kept], reduction="sum", label_smoothing=smoothing)
+
+
+class EpochSampler(Sampler[int]):
+    """A permutation that depends on seed and epoch alone, so that a resumed run sees the same order."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+
+class SupervisedTrainer(Trainer):
+    """Trainer for rows with labels.
+
+    Args:
+        train_config: the recipe's `train:`, for smoothing and schedule.
+        keep: newest checkpoints to keep.
+        Other arguments are the Trainer's.
+    """
+
+    def __init__(self, *args: Any, train_config: TrainConfig, keep: int = 3, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.train_config, self.keep = train_config, keep
+        # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
+        self.model_accepts_loss_kwargs = True
+        self.useful_tokens = 0
+        self.best_value: float | None = None
+        self.mark_best = False
+
+    # ---- loss --------------------------------------------------------------------------------------------------
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        useful = inputs.pop("useful", None)
+        if useful is not None and model.training:
+            self.useful_tokens += int(useful.sum())
+        outputs = model(**inputs, use_cache=False)
+        total = token_loss(outputs.logits, labels, self.train_config.label_smoothing if model.training else 0.0)
+        if num_items_in_batch is None:
+            loss = total / (labels[:, 1:] != IGNORE).sum().clamp(min=1)
+        else:
+            count = torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+            loss = total / count * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Mean loss a token over the evaluation rows; memory does not grow with their number."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        loss, count = mean_loss(self.accelerator.unwrap_model(self.model), dataset, self.data_collator, self.args)
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_tokens": count}
+        self.log(metrics)
+        return metrics
+
+    # ---- data order and optimisation ---------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        return EpochSampler(len(dataset), self.args.seed)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if self.lr_scheduler is None:
+            factor = schedule(self.train_config, num_training_steps)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir)
+        step = self.state.global_step
+
+        def write(place: Path) -> None:
+            self.save_model(str(place), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(place))
+            self._save_scaler(str(place))
+            self._export_states()
+            self.state.save_to_json(os.path.join(place, "trainer_state.json"))
+            self._save_rng_state(str(place))
+
+        if self.args.should_save:
+            checkpoint.commit(folder, step, write, {"best_value": self.best_value})
+            if self.mark_best:
+                from core.config.files import write_text
+
+                write_text(folder / "best", f"checkpoint-{step}")
+                self.mark_best = False
+            checkpoint.rotate(folder, self.keep)
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            self._save_rng_state(str(folder / f"checkpoint-{step}"))
+
+    def _export_states(self) -> None:
+        exportable = [c for c in [*self.callback_handler.callbacks, self.control] if isinstance(c, ExportableState)]
+        for callback in exportable:
+            self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+
+
+@torch.no_grad()
+def mean_loss(model: Any, dataset: Any, collator: Any, args: Any = None, batch: int = 8) -> tuple[float, int]:
+    """Mean loss a trained token over `dataset`, and the number of those tokens; the model's mode is as before."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    bf16 = bool(args is not None and args.bf16) and device.type == "cuda"
+    total, count = 0.0, 0
+    try:
+        for start in range(0, len(dataset), batch):
+            items = collator([dataset[i] for i in range(start, min(start + batch, len(dataset)))])
+            items.pop("useful", None)
+            labels = items.pop("labels").to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = model(**{k: v.to(device) for k, v in items.items()}, use_cache=False).logits
+            total += float(token_loss(logits, labels))
+            count += int((labels[:, 1:] != IGNORE).sum())
+    finally:
+        model.train(training)
+    return total / max(count, 1), count
