@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.errors import BackendUnavailable, DataError
-from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.report import Metric, Report
+import numpy as np
 
 from apps.translation import metrics as field
 from apps.translation.data import TranslationExample
-
-Directions = dict[tuple[str, str], list[int]]
+from core.errors import BackendUnavailable, DataError
+from core.evaluation.bootstrap import bootstrap_ci, paired_bootstrap
+from core.evaluation.evaluator import BaseEvaluator
+from core.evaluation.report import Metric, Report
 
 
 class TranslationEvaluator(BaseEvaluator):
     """Score translations.
 
     Args:
-        metrics: names out of `METRICS`; default all but `comet`.
+        metrics: names out of `known`; default all, `comet` only when its checkpoint is given.
         tokenize: sacreBLEU tokenizer for BLEU; default by target language.
         bootstrap: resamples for intervals and paired tests; 0 gives none.
         seed: seed of the resampling.
@@ -39,6 +40,18 @@ class TranslationEvaluator(BaseEvaluator):
 
     name = "translation"
     primary = "bleu"
+    known = (
+        "bleu",
+        "chrf",
+        "chrf++",
+        "ter",
+        "off_target",
+        "empty",
+        "length_ratio",
+        "over_generation",
+        "terms",
+        "comet",
+    )
 
     def __init__(
         self,
@@ -51,9 +64,8 @@ class TranslationEvaluator(BaseEvaluator):
         comet_python: str | None = None,
         worst: int = 20,
     ) -> None:
-        chosen = list(metrics) if metrics else [name for name in METRICS if name != "comet" or comet]
+        chosen = list(metrics) if metrics else [name for name in self.known if name != "comet" or comet]
         super().__init__(chosen)
-        self.metrics = chosen
         self.tokenize, self.bootstrap, self.seed = tokenize, bootstrap, seed
         self.comet, self.comet_python, self.worst = comet, comet_python, worst
 
@@ -67,9 +79,7 @@ class TranslationEvaluator(BaseEvaluator):
         self.check(predictions, examples)
         for index, example in enumerate(examples):
             if example.tgt is None:
-                raise DataError(
-                    "the example has no reference", line=index, field="tgt", hint="score needs translations"
-                )
+                raise DataError(f"example {index} has no reference", field="tgt", hint="scoring needs translations")
         corpus = _Corpus(predictions, examples, self)
         metrics: dict[str, Metric] = {}
         for name in self.metrics:
@@ -95,26 +105,19 @@ class TranslationEvaluator(BaseEvaluator):
         """
         for predictions in (first, second):
             self.check(predictions, examples)
-        targets = {example.tgt_lang for example in examples}
+        targets = sorted({example.tgt_lang for example in examples})
         if len(targets) > 1:
-            raise DataError("a paired test needs one target language", got=sorted(targets))
+            raise DataError("a paired test needs one target language", got=targets)
         references = [example.tgt or "" for example in examples]
-        systems = [
-            field.corpus_score(metric, list(s), references, targets.copy().pop(), self.tokenize)
-            for s in (first, second)
-        ]
-        counts = field.draws(len(examples), self.bootstrap or 1000, self.seed)
-        deltas = systems[1].resample(counts) - systems[0].resample(counts)
-        observed = systems[1].score - systems[0].score
-        centred = abs(deltas - deltas.mean())
+        systems = [field.corpus_score(metric, list(s), references, targets[0], self.tokenize) for s in (first, second)]
+        a, b = systems
+        test = paired_bootstrap(a.statistics, b.statistics, a.of, n=self.bootstrap or 1000, seed=self.seed)
         return {
             "metric": metric,
-            "first": systems[0].score,
-            "second": systems[1].score,
-            "difference": observed,
-            "ci95": field.interval(deltas),
-            "p": float(((centred >= abs(observed)).sum() + 1) / (len(deltas) + 1)),
-            "signature": systems[0].signature,
+            "first": a.score,
+            "second": b.score,
+            "signature": a.signature,
+            **asdict(test),
         }
 
 
@@ -129,7 +132,7 @@ class _Corpus:
         self.references = [example.tgt or "" for example in examples]
         self.evaluator = evaluator
         self.signature: dict[str, Any] = {"bootstrap": evaluator.bootstrap, "seed": evaluator.seed}
-        self.directions: Directions = defaultdict(list)
+        self.directions: dict[tuple[str, str], list[int]] = defaultdict(list)
         for index, example in enumerate(examples):
             self.directions[example.src_lang, example.tgt_lang].append(index)
 
@@ -164,18 +167,18 @@ def _sacrebleu(name: str, corpus: _Corpus) -> dict[str, Metric]:
             continue
         ci = None
         if settings.bootstrap:
-            ci = field.interval(scored.resample(field.draws(len(indices), settings.bootstrap, settings.seed)))
+            ci = bootstrap_ci(scored.statistics, scored.of, n=settings.bootstrap, seed=settings.seed)
         corpus.signature[label] = scored.signature
         found[label] = Metric(scored.score, len(indices), ci, higher_is_better=higher)
     if len(found) == 1:
-        (label, only) = found.popitem()
+        label, only = found.popitem()
         if label in corpus.signature:
             corpus.signature[name] = corpus.signature.pop(label)
         return {name: only}
     missing = [f"{label}: {metric.skipped}" for label, metric in found.items() if metric.skipped]
     if missing:
         return {name: _skipped("; ".join(missing), higher=higher), **found}
-    mean = sum(metric.value for metric in found.values()) / len(found)
+    mean = sum(metric.value or 0.0 for metric in found.values()) / len(found)
     corpus.signature[name] = f"mean over {len(found)} directions"
     return {name: Metric(mean, len(corpus.examples), None, higher_is_better=higher), **found}
 
@@ -201,7 +204,8 @@ def _empty(name: str, corpus: _Corpus) -> dict[str, Metric]:
 
 
 def _over_generation(name: str, corpus: _Corpus) -> dict[str, Metric]:
-    return _share(name, [field.over_generated(e.src, p, e.tgt) for e, p in zip(corpus.examples, corpus.predictions)])
+    texts = zip(corpus.examples, corpus.predictions, corpus.references)
+    return _share(name, [field.over_generated(e.src, prediction, ref) for e, prediction, ref in texts])
 
 
 def _length_ratio(name: str, corpus: _Corpus) -> dict[str, Metric]:
@@ -224,16 +228,16 @@ def _comet(name: str, corpus: _Corpus) -> dict[str, Metric]:
     settings = corpus.evaluator
     if not settings.comet:
         return {name: _skipped("no checkpoint given (option comet: a local path)")}
-    rows = [
-        {"src": e.src, "mt": p, "ref": r} for e, p, r in zip(corpus.examples, corpus.predictions, corpus.references)
-    ]
+    texts = zip(corpus.examples, corpus.predictions, corpus.references)
+    rows = [{"src": e.src, "mt": prediction, "ref": reference} for e, prediction, reference in texts]
     try:
         scores = comet_scores(settings.comet, rows, settings.comet_python)
     except BackendUnavailable as error:
         return {name: _skipped(error.what)}
     corpus.signature[name] = str(settings.comet)
-    counts = field.draws(len(scores), settings.bootstrap or 1000, settings.seed)
-    ci = field.interval(counts @ scores / len(scores))
+    ci = bootstrap_ci(
+        np.array(scores), lambda total: total[0] / len(scores), n=settings.bootstrap or 1000, seed=settings.seed
+    )
     return {name: Metric(sum(scores) / len(scores), len(scores), ci)}
 
 

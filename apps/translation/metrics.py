@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import BackendUnavailable
-
 from apps.translation.languages import UNSPACED, language
+from core.errors import BackendUnavailable
 
 CORPUS_METRICS = ("bleu", "chrf", "chrf++", "ter")
 
@@ -32,7 +31,7 @@ _NEEDS = {
 
 
 def bleu_tokenizer(tgt_lang: str) -> str:
-    """sacreBLEU's tokenizer for a target language: zh, ja-mecab, ko-mecab, flores200 for other unspaced scripts, 13a."""
+    """sacreBLEU's tokenizer for a language: zh, ja-mecab, ko-mecab, flores200 for other unspaced scripts, else 13a."""
     code = language(tgt_lang).code
     by_language = {"zh": "zh", "zh-Hant": "zh", "yue": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
     return by_language.get(code, "flores200" if code in UNSPACED else "13a")
@@ -56,10 +55,6 @@ class Corpus:
     def of(self, sums: np.ndarray) -> float:
         """The score of summed statistics, shape (k,)."""
         return float(self.metric._compute_score_from_stats(list(sums)).score)
-
-    def resample(self, counts: np.ndarray) -> np.ndarray:
-        """Scores of resampled corpora; `counts` (resamples, sentences) says how often each sentence was drawn."""
-        return np.array([self.of(sums) for sums in counts @ self.statistics])
 
 
 def build_metric(name: str, tgt_lang: str, tokenize: str | None = None) -> Any:
@@ -107,17 +102,6 @@ def sentence_chrf(predictions: Sequence[str], references: Sequence[str]) -> list
     return [float(metric.sentence_score(p, [r]).score) for p, r in zip(predictions, references)]
 
 
-def draws(sentences: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each sentence is drawn in each bootstrap resample, shape (resamples, sentences)."""
-    return np.random.default_rng(seed).multinomial(sentences, np.full(sentences, 1 / sentences), resamples)
-
-
-def interval(scores: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of resampled scores."""
-    low, high = np.percentile(scores, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def detect(texts: Sequence[str]) -> list[str]:
     """py3langid's language code of each text; "" for an empty one."""
     import py3langid
@@ -151,7 +135,7 @@ def over_generated(source: str, prediction: str, reference: str | None) -> bool:
 
 
 def has_term(term: str, text: str, code: str) -> bool:
-    """Whether `term` stands in `text`: whole words where the script has spaces, its case kept, a capital allowed first."""
+    """Whether `term` stands in `text` as whole words (where the script has spaces), cased, or capitalised first."""
     if language(code).code in UNSPACED:
         return term in text
     pattern = rf"(?<!\w){re.escape(term)}(?!\w)"

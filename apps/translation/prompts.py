@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.data.segments import Segment, Template, find_template
-
 from apps.translation.languages import direction
+from core.data.segments import Segment, Template, find_template
 
 if TYPE_CHECKING:
     from apps.translation.data import TranslationExample
@@ -55,7 +54,7 @@ def uses_terms(template: Template) -> bool:
 
 
 def fields(example: TranslationExample) -> dict[str, str]:
-    """What an example puts into a template; line breaks inside a text become spaces, as a line break ends the answer."""
+    """What an example puts into a template; a line break in a text becomes a space, as it would end the answer."""
     src, tgt = direction(example.src_lang, example.tgt_lang)
     return {
         "S": src.name,

@@ -1,4 +1,4 @@
-"""Cutting a text into lines and sentences, and putting translated pieces back in the same shape.
+"""Cutting a text into lines and sentences, by rules.
 
 The rules are small and need no model: a sentence ends at final punctuation that is followed by a space and something
 that can begin a sentence; abbreviations, initials, ordinals ("3. Mai") and numbers do not end one; Chinese and
@@ -8,6 +8,9 @@ Japanese punctuation ends one without a space.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from apps.translation.languages import UNSPACED, language
 
 _BOUNDARY = re.compile(
     r"(?<=[.!?…])[\"'”»)\]]*\s+(?=[\"'“„«(\[¿¡]*[^\W\d_a-zß-öø-ÿ]|\d)|(?<=[。！？])[”』」]*\s*(?=\S)"
@@ -37,6 +40,12 @@ def split_lines(text: str) -> list[list[str]]:
     return [split_sentences(line) for line in text.split("\n")]
 
 
-def join_lines(lines: list[list[str]], between: str = " ") -> str:
-    """The text whose lines hold these sentences; `between` is "" for scripts without spaces."""
-    return "\n".join(between.join(sentences) for sentences in lines)
+def separators(lines: Sequence[Sequence[str]], tgt_lang: str) -> list[str]:
+    """What stands before the first sentence, and after each: a space within a line, line breaks between lines."""
+    between = "" if language(tgt_lang).code in UNSPACED else " "
+    found = [""]
+    for number, line in enumerate(lines, 1):
+        found += [between] * (len(line) - 1) + [""] * bool(line)
+        if number < len(lines):
+            found[-1] += "\n"
+    return found

@@ -8,12 +8,14 @@ rows look, and nothing of optimisers or devices.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.translation import prompts
 from apps.translation.data import TranslationExample
+from apps.translation.languages import language
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment, render
@@ -27,8 +29,9 @@ Rows = Sequence[list[Segment]] | Iterable[list[Segment]]
 
 @dataclass(frozen=True)
 class MonoConfig:
-    """Options of `translation.mono`. The share of a language is the weight of its sources."""
+    """Options of `translation.mono`. Weights of the sources say how they alternate; `shares` says what is kept."""
 
+    shares: dict[str, float] = key({}, "share of each language's characters, e.g. {de: 0.5, en: 0.5}; empty keeps all")
     sides: Literal["both", "src", "tgt"] = key("both", "which texts of a pair become documents, if pairs are given")
 
 
@@ -51,7 +54,8 @@ def mono(ctx: StageContext) -> Stage:
         texts = [example.src] if example.monolingual else [getattr(example, side) for side in sides]
         return [[Segment(text, role="document", train=True)] for text in texts if text]
 
-    return Stage(rows=flat_map(documents, ctx.train), eval_rows=flat_map(documents, ctx.eval or ()), layout="blocks")
+    train = keep_shares(ctx.train, ctx.options.shares) if ctx.options.shares else ctx.train
+    return Stage(rows=flat_map(documents, train), eval_rows=flat_map(documents, ctx.eval or ()), layout="blocks")
 
 
 @method("translation.parallel", config=ParallelConfig)
@@ -77,6 +81,30 @@ def parallel(ctx: StageContext) -> Stage:
     train = both if ctx.options.directions == "both" else forward
     rows, eval_rows = flat_map(train, ctx.train), flat_map(forward, ctx.eval or ())
     return Stage(rows=rows, eval_rows=eval_rows, layout="rows", mode=ctx.options.mode)
+
+
+def keep_shares(examples: Iterable[TranslationExample], shares: dict[str, float]) -> list[TranslationExample]:
+    """As many monolingual documents as `shares` of characters allow, the scarcest language deciding; order is kept.
+
+    Raises:
+        DataError: a language has a share and no text, or text and no share.
+    """
+    weights = {language(code).code: share for code, share in shares.items()}
+    rows = list(examples)
+    sizes: Counter[str] = Counter()
+    for row in rows:
+        sizes[row.src_lang] += len(row.src)
+    for code in sorted(set(weights) ^ set(sizes)):
+        lacks = "text" if code in weights else "share"
+        raise DataError(f"language '{code}' has no {lacks}", field="shares", got=shares, expected=sorted(sizes))
+    total = min(sizes[code] / share for code, share in weights.items() if share > 0)
+    taken: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        if taken[row.src_lang] < weights[row.src_lang] * total:
+            taken[row.src_lang] += len(row.src)
+            kept.append(row)
+    return kept
 
 
 def flat_map(rows_of: Callable[[Any], list[list[Segment]]], examples: Iterable[Any]) -> Rows:
