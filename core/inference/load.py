@@ -38,7 +38,7 @@ def load_for_serving(
     folder = resolve_path(path)
     device = pick_device(device)
     is_adapter = (Path(folder) / "adapter_config.json").is_file()
-    base = _base_of(folder) if is_adapter else folder
+    base = base_of(folder) if is_adapter else folder
     config = ModelConfig(
         path=base, tokenizer=folder, revision=revision, dtype=dtype, quantization=quantization or "none"
     )  # type: ignore[arg-type]
@@ -61,7 +61,8 @@ def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
         ) from error
 
 
-def _base_of(folder: str) -> str:
+def base_of(folder: str) -> str:
+    """The base that an adapter folder carries or names."""
     if (Path(folder) / "base" / "config.json").is_file():
         return str(Path(folder) / "base")
     base = read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.config.schema import AdapterConfig, ModelConfig
+from core.config.schema import AdapterConfig
 from core.errors import ConfigError
 
 
@@ -63,8 +63,3 @@ def parameter_counts(model: Any) -> dict[str, int]:
     """All parameters and those that train; tied weights count once."""
     total = sum(p.numel() for p in model.parameters())
     return {"parameters": total, "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
-
-
-def is_same_base(config: ModelConfig) -> bool:
-    """Whether an adapter can name its base instead of carrying it: the base was loaded, not made."""
-    return config.path is not None

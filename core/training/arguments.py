@@ -1,0 +1,59 @@
+"""The recipe's words in transformers' words, in one place."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from core.config.schema import Recipe
+from core.errors import ConfigError
+
+
+def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, device: str) -> Any:
+    """`TrainingArguments` for a stage.
+
+    Logging costs a synchronisation, so on a GPU it happens about 200 times a run, on a CPU at every step. transformers
+    5.23 renames the checkpointing switch; the old name works in all supported versions and its warning is silenced.
+    """
+    from transformers import TrainingArguments
+
+    train, backend = recipe.train, recipe.backend
+    cpu = device == "cpu"
+    bf16 = backend.precision.compute == "bf16" or (backend.precision.compute == "auto" and not cpu)
+    if backend.precision.params == "bf16":
+        raise ConfigError("bf16 parameters are not trained yet", where="backend.precision.params", hint="use fp32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=sizes["micro"],
+            gradient_accumulation_steps=sizes["accumulation"],
+            max_steps=sizes["steps"],
+            learning_rate=train.lr,
+            adam_beta1=train.betas[0],
+            adam_beta2=train.betas[1],
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.clip,
+            optim="adamw_torch_fused" if not cpu else "adamw_torch",
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            bf16=bf16,
+            use_cpu=cpu,
+            gradient_checkpointing=backend.activation_checkpoint == "full",
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            logging_steps=1 if cpu else max(1, sizes["steps"] // 200),
+            logging_first_step=True,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=recipe.checkpoint.every,
+            eval_strategy="no",
+            disable_tqdm=True,
+            report_to=list(recipe.trackers),
+            remove_unused_columns=False,
+            dataloader_num_workers=backend.workers,
+            dataloader_pin_memory=not cpu,
+            average_tokens_across_devices=True,
+            ddp_find_unused_parameters=False,
+            label_names=["labels"],
+        )

@@ -1,0 +1,152 @@
+"""What watches a run: the live line, the metric of the task, and Ctrl-C.
+
+The task's metric is measured by the app's own pipeline and evaluator on the live model, within a time budget; the best
+checkpoint is chosen by it. All of it writes to the run folder and none of it changes what is learnt.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from core.config.run_folder import RunFolder
+from core.distributed.launch import barrier, is_main
+
+
+def say(run: RunFolder, text: str) -> None:
+    """Print on the main process, and keep it in the run's log."""
+    if not is_main():
+        return
+    print(text, flush=True)
+    with open(run.path / "log.txt", "a", encoding="utf-8") as handle:
+        handle.write(text + "\n")
+
+
+def peak_gib() -> float:
+    """Peak memory of this process: allocated on the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class LiveLine(TrainerCallback):
+    """One line an interval: step, loss, gradient norm, learning rate, useful tokens a second, peak memory, time left."""
+
+    def __init__(self, run: RunFolder, stage: str, every_s: float = 2.0) -> None:
+        self.run, self.stage, self.every_s = run, stage, every_s
+        self.trainer: Any = None
+        self.start = self.printed = 0.0
+        self.first_step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start, self.first_step = time.perf_counter(), state.global_step
+        self.trainer.useful_tokens = 0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not is_main() or "loss" not in (logs or {}):
+            return
+        now = time.perf_counter()
+        done = max(state.global_step - self.first_step, 1)
+        speed = self.trainer.useful_tokens * args.world_size / (now - self.start)
+        left = (state.max_steps - state.global_step) * (now - self.start) / done
+        row = {
+            "stage": self.stage, "step": state.global_step, "of": state.max_steps, "epoch": round(state.epoch or 0, 4),
+            "loss": logs["loss"], "grad_norm": logs.get("grad_norm"), "lr": logs.get("learning_rate"),
+            "tokens_per_s": round(speed), "peak_gib": round(peak_gib(), 2), "time": time.time(),
+        }  # fmt: skip
+        self.run.log_metric(row)
+        if now - self.printed >= self.every_s or state.global_step >= state.max_steps:
+            self.printed = now
+            norm = row["grad_norm"]
+            say(
+                self.run,
+                f"{self.stage} {row['step']}/{row['of']}  loss {row['loss']:.3f}  grad {norm if norm is None else round(norm, 2)}"
+                f"  lr {row['lr']:.1e}  {row['tokens_per_s']:,} tok/s  {row['peak_gib']:.1f} GiB"
+                f"  {int(left // 60)}:{int(left % 60):02d} left",
+            )
+
+
+class TaskMetric(TrainerCallback):
+    """Evaluate every so many steps; mark the checkpoint of the best value.
+
+    Args:
+        measure: (deadline in seconds) → metric values by name, among them the selected one.
+        select: the deciding name. higher: whether more is better. every: steps.
+    """
+
+    def __init__(
+        self, run: RunFolder, stage: str, measure: Callable[[], dict[str, float]], select: str, higher: bool, every: int
+    ) -> None:
+        self.run, self.stage, self.measure, self.select, self.higher, self.every = (
+            run, stage, measure, select, higher, every,
+        )  # fmt: skip
+        self.trainer: Any = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.every <= 0 or state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        if is_main():
+            start = time.perf_counter()
+            values = self.measure()
+            row = {"stage": self.stage, "step": state.global_step, "eval": values, "time": time.time()}
+            self.run.log_metric(row)
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in values.items() if v is not None)
+            say(
+                self.run,
+                f"{self.stage} {state.global_step}/{state.max_steps}  {shown}  ({time.perf_counter() - start:.1f} s)",
+            )
+            value = values.get(self.select)
+            best = self.trainer.best_value
+            if value is not None and (best is None or (value > best if self.higher else value < best)):
+                self.trainer.best_value, self.trainer.mark_best = value, True
+        barrier()
+        if _from_main(self.trainer.mark_best):
+            control.should_save = True
+
+
+def _from_main(flag: bool) -> bool:
+    """The main process's answer, on every process."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    box = [flag]
+    dist.broadcast_object_list(box, src=0)
+    return bool(box[0])
+
+
+class StopAndSave(TrainerCallback):
+    """The first Ctrl-C (or SIGTERM) ends the step, saves and stops; the second ends at once."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.asked = run, False
+        self._before: dict[int, Any] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:
+                return
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.asked:
+            control.should_save = control.should_training_stop = True

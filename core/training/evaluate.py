@@ -1,0 +1,74 @@
+"""Score a model with its app's pipeline and evaluator: before, during and after training, or from the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config.registry import App, get_app
+from core.config.run_folder import RunFolder
+from core.config.schema import EvalConfig, SourceConfig
+from core.data.rows import BadRows, read_sources
+from core.errors import ConfigError, GraftError
+from core.evaluation.report import Report
+
+
+def make_evaluator(app: App, config: EvalConfig) -> Any:
+    """The app's evaluator as the recipe sets it."""
+    return app.evaluator_cls(config.metrics or None, **config.with_)
+
+
+def score_pipeline(pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any]) -> Report:
+    """Predict all examples and score them."""
+    start = time.perf_counter()
+    report = evaluator.score(pipeline.predict(list(examples), **sampling), list(examples))
+    report.signature = {**report.signature, "sampling": sampling, "seconds": round(time.perf_counter() - start, 2)}
+    return report
+
+
+def score_within(
+    pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any], max_seconds: float
+) -> Report:
+    """As many of the first examples as fit into `max_seconds`, at least one chunk; the report's n says how many."""
+    start, done, predictions = time.perf_counter(), 0, []
+    chunk = 64
+    while done < len(examples):
+        predictions += pipeline.predict(list(examples[done : done + chunk]), **sampling)
+        done = len(predictions)
+        elapsed = time.perf_counter() - start
+        if elapsed * (1 + chunk / done) > max_seconds:
+            break
+    return evaluator.score(predictions, list(examples[:done]))
+
+
+def evaluate(
+    target: str | Path,
+    sources: list[SourceConfig] | None = None,
+    *,
+    app: str | None = None,
+    metrics: Sequence[str] = (),
+    limit: int | None = None,
+    sampling: dict[str, Any] | None = None,
+) -> Report:
+    """Score a run folder or a model folder on `sources`, by default on the run's own evaluation data."""
+    config = EvalConfig()
+    try:
+        recipe = RunFolder.open(target).recipe()
+        app, config = app or recipe.app, recipe.eval
+        sources = sources or recipe.data.eval
+    except GraftError:
+        if app is None or sources is None:
+            raise ConfigError(
+                "a folder that is no run needs --app and --data",
+                where=str(target),
+                hint="graft eval MODEL --app translation --data FILE",
+            ) from None
+    chosen = get_app(app)
+    config.metrics = list(metrics) or config.metrics
+    examples = read_sources(chosen, sources, BadRows("raise", None))[: limit or config.limit]
+    with chosen.pipeline_cls.from_pretrained(target) as pipeline:
+        return score_pipeline(
+            pipeline, make_evaluator(chosen, config), examples, {**config.sampling, **(sampling or {})}
+        )

@@ -1,0 +1,195 @@
+"""Run a recipe: stages one after the other, scored before and after, everything in the run folder.
+
+Read from the top: `train` prepares tokenizer, data and model, evaluates, runs each stage, evaluates again, saves. It
+knows recipes and run folders; what a row means is the app's, how a step is made is the trainer's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config.files import read_json, write_json
+from core.config.load import ResolvedStage, resolve_stages
+from core.config.registry import App, get_app
+from core.config.run_folder import RunFolder
+from core.config.schema import Recipe
+from core.data.rows import BadRows, read_sources
+from core.distributed.launch import barrier, is_main
+from core.errors import CheckpointError
+from core.training.callbacks import say
+from core.training.evaluate import evaluate, make_evaluator, score_pipeline
+
+__all__ = ["evaluate", "plan", "train"]
+
+
+def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, Any]:
+    """Run `recipe` in `run`. With `resume`, finished stages are skipped and a broken one goes on where it was.
+
+    Returns:
+        {"status": done or stopped, "before": Report | None, "after": Report | None, "stages": […]}.
+
+    Raises:
+        GraftError: for everything the user can put right, before any training where possible.
+    """
+    from core.inference.load import pick_device
+    from core.models.load import load_model, load_tokenizer
+    from core.training.stages import StageRunner
+
+    start = time.time()
+    if is_main():
+        run.set_status("running")
+    app, stages = get_app(recipe.app), resolve_stages(recipe)
+    device = pick_device(recipe.backend.device)
+    if is_main() and not resume:
+        run.rejects.unlink(missing_ok=True)
+    data = [_read(app, stage.recipe, run) for stage in stages]
+    eval_examples = data[-1][1][: recipe.eval.limit]
+    tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
+    model = load_model(recipe.model, tokenizer, device=device, seed=recipe.seed)
+    base = recipe.model.path
+    runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
+    before = None
+    if eval_examples and is_main():
+        before = _score(app, recipe, stages[-1], model, tokenizer, eval_examples, run, "before", resume)
+    retention_rows = runner.retention_rows() if recipe.eval.retention and is_main() else None
+    retained = {"before": runner.loss_of(model, retention_rows)} if retention_rows else {}
+    barrier()
+    results = []
+    for stage, (examples, held_out) in zip(stages, data):
+        if stage.init == "base" and stage.index:
+            model = load_model(recipe.model, tokenizer, device=device, seed=recipe.seed)
+        model, result = runner.run_stage(stage, model, examples, held_out, resume)
+        results.append(result)
+        if result["status"] == "stopped":
+            if is_main():
+                run.set_status("stopped", stage=stage.name, seconds=round(time.time() - start, 1))
+            return {"status": "stopped", "before": before, "after": None, "stages": results}
+        if runner.changes_base:
+            base = None
+    after = None
+    if is_main():
+        save_model(app, model, tokenizer, _pipeline_config(app, stages[-1]), run.model_dir, base)
+        if eval_examples:
+            after = _score(app, recipe, stages[-1], model, tokenizer, eval_examples, run, "after", False)
+            say(run, "\n" + after.table(before))
+        if retention_rows:
+            retained["after"] = runner.loss_of(model, retention_rows)
+            say(run, f"retention: loss on held-out text of the base {retained['before']:.3f} → {retained['after']:.3f}")
+        reason = None if retention_rows else "no held-out text of this base is known"
+        write_json(run.path / "eval" / "retention.json", retained or {"skipped": reason})
+        run.set_status("done", seconds=round(time.time() - start, 1))
+    barrier()
+    return {"status": "done", "before": before, "after": after, "stages": results}
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """What `train` would do, without training: sizes of model and data for every stage."""
+    from core.models.load import load_model, load_tokenizer
+    from core.training.stages import prepare_data, step_sizes
+
+    app, stages = get_app(recipe.app), resolve_stages(recipe)
+    data = [_read(app, stage.recipe, None) for stage in stages]
+    tokenizer = load_tokenizer(recipe.model, _texts(app, data))
+    model = load_model(recipe.model, tokenizer, device="cpu", seed=recipe.seed)
+    rows = []
+    for stage, (examples, held_out) in zip(stages, data):
+        prepared = prepare_data(app, stage, tokenizer, examples, held_out, None)
+        sizes = step_sizes(stage.recipe, prepared.dataset, prepared.stats, len(tokenizer), "cpu", 1)
+        rows.append({"stage": stage.name, "method": stage.method, **prepared.summary(), **sizes})
+    return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer), "stages": rows}
+
+
+def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], folder: Path, base: str | None) -> None:
+    """Save model, tokenizer and card as one folder, atomically. An adapter whose base was made here carries it."""
+    pipeline = app.pipeline_cls.from_model(model, tokenizer, **config)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = base or "base"
+    pipeline.save_pretrained(temporary)
+    if hasattr(model, "peft_config") and base is None:
+        from core.training.stages import save_base
+
+        save_base(model, tokenizer, temporary / "base")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[list[Any], list[Any]]:
+    bad = BadRows(recipe.data.on_bad, run.rejects if run and is_main() else None)
+    examples = read_sources(app, recipe.data.train, bad, recipe.seed)
+    held_out = read_sources(app, recipe.data.eval, bad, recipe.seed) if recipe.data.eval else []
+    if bad.count and run:
+        say(run, f"{bad.count} bad rows skipped; see {run.rejects}")
+    return examples, held_out
+
+
+def _texts(app: App, data: Sequence[tuple[list[Any], list[Any]]]) -> list[str]:
+    """The training text, for a tokenizer that is trained: what an example's class calls its texts, else its str."""
+    return [text for examples, _ in data for example in examples for text in _texts_of(example)]
+
+
+def _texts_of(example: Any) -> list[str]:
+    parts = (getattr(example, name, None) for name in ("text", "src", "tgt"))
+    return [part for part in parts if part] or [str(example)]
+
+
+def _tokenizer(recipe: Recipe, app: App, data: Any, run: RunFolder, resume: bool, load_tokenizer: Any) -> Any:
+    """The run's tokenizer; a trained one is kept in the run, so that every process and every resume has the same."""
+    name = recipe.model.tokenizer
+    if not (name and name.startswith("bpe:")):
+        return load_tokenizer(recipe.model)
+    folder = run.path / "tokenizer"
+    if is_main() and not (resume and folder.is_dir()):
+        temporary = folder.with_suffix(".tmp")
+        load_tokenizer(recipe.model, _texts(app, data)).save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    barrier()
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _pipeline_config(app: App, stage: ResolvedStage) -> dict[str, Any]:
+    """What serving must know of training: the options that the app's pipeline config has too (template, mode)."""
+    fields = app.pipeline_cls.config_cls.__dataclass_fields__
+    return {
+        name: getattr(stage.options, name)
+        for name in ("template", "mode")
+        if name in fields and hasattr(stage.options, name)
+    }
+
+
+def _score(app, recipe, stage, model, tokenizer, examples, run, when, resume):
+    """Score the live model; an evaluation that a resumed run already has is read instead."""
+    from core.evaluation.report import Report
+
+    folder = run.eval_dir(when)
+    if resume and (folder / "report.json").is_file():
+        return Report.load(folder)
+    pipeline = app.pipeline_cls.from_model(model, tokenizer, **_pipeline_config(app, stage))
+    report = score_pipeline(pipeline, make_evaluator(app, recipe.eval), examples, recipe.eval.sampling)
+    report.save(folder)
+    say(run, f"{when}: " + "  ".join(f"{n} {m}" for n, m in list(report.metrics.items())[:3] if m.value is not None))
+    return report
+
+
+def stage_result(run: RunFolder, stage: ResolvedStage) -> dict[str, Any] | None:
+    """The stage's stage.json when it is finished and its configuration is unchanged."""
+    path = run.stage_dir(stage.index, stage.name) / "stage.json"
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if found.get("method") != stage.method:
+        raise CheckpointError(
+            f"the stage was trained with {found.get('method')}, the recipe says {stage.method}",
+            where=str(path),
+            hint="use the run's own recipe, or start a new run",
+        )
+    return found

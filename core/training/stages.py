@@ -1,0 +1,305 @@
+"""One stage: its rows encoded, its trainer built and run, its result on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.config.files import write_json
+from core.config.load import ResolvedStage
+from core.config.registry import METHODS, App
+from core.config.run_folder import RunFolder, versions
+from core.config.schema import Recipe
+from core.data.collate import Collator
+from core.data.dataset import EncodedDataset, block_dataset
+from core.data.encode import EncodeStats, encode, encode_rows
+from core.distributed.launch import is_main, world_size
+from core.errors import CheckpointError, DataError
+from core.training import checkpoint
+from core.training.build import add_adapters, merged_in_memory, parameter_counts
+from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, say
+from core.training.evaluate import make_evaluator, score_within
+from core.training.stage import StageContext
+
+CPU_TOKENS, GPU_TOKENS, LOGIT_BYTES = 4096, 32768, 4e9
+RETENTION_ROWS = 200
+
+
+@dataclass
+class Prepared:
+    """A stage's tensors-to-be."""
+
+    stage: Any
+    dataset: EncodedDataset
+    eval_dataset: EncodedDataset | None
+    stats: EncodeStats
+
+    def summary(self) -> dict[str, Any]:
+        """Figures for the plan."""
+        s = self.stats
+        return {
+            "rows": s.rows, "dropped": s.dropped, "cut": s.cut_rows, "tokens": s.tokens, "trained_tokens": s.trained,
+            "sequences": len(self.dataset), "padding_share": round(self.dataset.padding_share, 4),
+        }  # fmt: skip
+
+
+def prepare_data(app: App, stage: ResolvedStage, tokenizer: Any, examples: list, held_out: list, run: Any) -> Prepared:
+    """Rows of the stage's method, encoded and packed. Raises `DataError` when nothing would be learnt."""
+    data = stage.recipe.data
+    context = StageContext(stage.recipe, stage.options, tokenizer, examples, held_out, app, run)
+    made = METHODS.get(stage.method).build(context)
+    eval_rows = list(made.eval_rows)[: stage.recipe.eval.limit]
+    if made.layout == "blocks":
+        dataset, stats = _blocks(made.rows, tokenizer, made.mode, data.max_length)
+        held = _blocks(eval_rows, tokenizer, made.mode, data.max_length)[0] if eval_rows else None
+        return Prepared(made, dataset, held, stats)
+    rows, stats = encode_rows(made.rows, tokenizer, mode=made.mode, max_length=data.max_length)
+    dataset = EncodedDataset(rows, data.max_length if data.packing else None)
+    held = None
+    if eval_rows:
+        encoded = [encode(row, tokenizer, mode=made.mode, max_length=data.max_length) for row in eval_rows]
+        kept = [row for row in encoded if row is not None and row.trained]
+        held = EncodedDataset(kept, data.max_length if data.packing else None) if kept else None
+    return Prepared(made, dataset, held, stats)
+
+
+def _blocks(rows: Any, tokenizer: Any, mode: str, size: int) -> tuple[EncodedDataset, EncodeStats]:
+    stats, documents = EncodeStats(), []
+    for segments in rows:
+        row = encode(segments, tokenizer, mode=mode)
+        stats.rows += 1
+        stats.tokens += len(row.input_ids)
+        stats.trained += row.trained
+        documents.append(row.input_ids)
+    stats.check()
+    return block_dataset(documents, size), stats
+
+
+def step_sizes(
+    recipe: Recipe, dataset: EncodedDataset, stats: EncodeStats, vocabulary: int, device: str, processes: int
+) -> dict[str, int]:
+    """Global batch → sequences, micro-batch and accumulation of one process.
+
+    A batch of rows is counted in rows before packing, so packing changes the speed and not the mathematics. The
+    automatic micro-batch bounds tokens, and the fp32 logits (tokens × vocabulary × 4 bytes).
+    """
+    batch, longest = recipe.train.batch, recipe.data.max_length
+    tokens_each = max(1.0, stats.tokens / max(1, len(dataset)))
+    kept_rows = max(1, stats.rows - stats.dropped)
+    rows_each = kept_rows / len(dataset) if dataset.bins is not None else 1.0
+    wanted = batch.size / (tokens_each if batch.unit == "tokens" else rows_each)
+    per_process = max(1, round(wanted / processes))
+    cap = CPU_TOKENS if device == "cpu" else min(GPU_TOKENS, int(LOGIT_BYTES / (4 * vocabulary)))
+    length = longest if dataset.bins is not None else min(longest, int(2 * tokens_each))
+    micro = batch.micro if isinstance(batch.micro, int) else max(1, cap // max(1, length))
+    accumulation = -(-per_process // min(micro, per_process))
+    micro = -(-per_process // accumulation)
+    total = len(dataset) // processes or 1
+    per_epoch = -(-total // (micro * accumulation))
+    steps = recipe.train.max_steps or max(1, round(per_epoch * recipe.train.epochs))
+    return {
+        "micro": micro,
+        "accumulation": accumulation,
+        "steps": steps,
+        "sequences_a_step": micro * accumulation * processes,
+    }
+
+
+def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The base under an adapter as a plain model folder."""
+    base = model.get_base_model()
+    state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if "lora_" not in k}
+    base.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+class StageRunner:
+    """Runs the stages of one recipe on one model after another."""
+
+    def __init__(
+        self, app: App, recipe: Recipe, run: RunFolder, tokenizer: Any, device: str, eval_examples: list
+    ) -> None:
+        self.app, self.recipe, self.run, self.tokenizer, self.device = app, recipe, run, tokenizer, device
+        self.eval_examples, self.evaluator = eval_examples, make_evaluator(app, recipe.eval)
+        self.changes_base = recipe.model.path is None
+
+    def run_stage(
+        self, stage: ResolvedStage, model: Any, examples: list, held_out: list, resume: bool
+    ) -> tuple[Any, dict]:
+        """Train one stage. Returns the model and what stage.json says."""
+        from core.training.run import stage_result
+
+        recipe, folder = stage.recipe, self.run.stage_dir(stage.index, stage.name)
+        model = self._adapt(model, recipe)
+        if resume and (finished := stage_result(self.run, stage)) is not None:
+            say(self.run, f"{stage.name}: finished before")
+            return self._load_weights(model, folder / "weights"), finished
+        prepared = prepare_data(self.app, stage, self.tokenizer, examples, held_out, self.run)
+        sizes = step_sizes(recipe, prepared.dataset, prepared.stats, len(self.tokenizer), self.device, world_size())
+        summary = {
+            "stage": stage.name,
+            "method": stage.method,
+            **parameter_counts(model),
+            **prepared.summary(),
+            **sizes,
+        }
+        self._announce(summary, stage.index)
+        trainer, stopper = self._trainer(stage, model, prepared, sizes, folder / "checkpoints")
+        start = time.time()
+        point = checkpoint.newest(folder / "checkpoints") if resume else None
+        if point is not None:
+            say(self.run, f"{stage.name}: resuming at {point.name}")
+            trainer.best_value = _best_value(folder / "checkpoints")
+        trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if stopper.asked and trainer.state.global_step < trainer.state.max_steps:
+            return model, {"status": "stopped", "step": trainer.state.global_step}
+        chosen = checkpoint.best(folder / "checkpoints")
+        if chosen is not None and chosen != checkpoint.newest(folder / "checkpoints"):
+            say(
+                self.run,
+                f"{stage.name}: best {recipe.eval.select} {trainer.best_value:.3f} at {chosen.name}; taking it",
+            )
+            model = self._load_weights(model, chosen)
+        result = {
+            "status": "done", **summary, "seconds": round(time.time() - start, 1), "versions": versions(),
+            "tokens_seen": trainer.useful_tokens * world_size(), "chosen": chosen.name if chosen else None,
+            "final_loss": next((h["loss"] for h in reversed(trainer.state.log_history) if "loss" in h), None),
+        }  # fmt: skip
+        if is_main():
+            _save_weights(model, folder / "weights")
+            write_json(folder / "stage.json", result)
+        return model, result
+
+    def _adapt(self, model: Any, recipe: Recipe) -> Any:
+        """Adapters of the stage on the model; a chain that goes from adapters to full tuning folds them in first."""
+        has = hasattr(model, "peft_config")
+        if recipe.model.adapters and not has:
+            return add_adapters(model, recipe.model.adapters, recipe.model.path)
+        if not recipe.model.adapters:
+            self.changes_base = True
+            return merged_in_memory(model) if has else model
+        return model
+
+    def _trainer(
+        self, stage: ResolvedStage, model: Any, prepared: Prepared, sizes: dict, folder: Path
+    ) -> tuple[Any, Any]:
+        from core.training.arguments import training_arguments
+        from core.training.trainer import SupervisedTrainer
+
+        recipe = stage.recipe
+        live, stopper = LiveLine(self.run, stage.name), StopAndSave(self.run)
+        callbacks: list[Any] = [live, stopper, *prepared.stage.callbacks]
+        measured = None
+        every = recipe.eval.every
+        interval = int(every) if every >= 1 else max(1, round(every * sizes["steps"])) if every else 0
+        trainer_cls = prepared.stage.trainer or SupervisedTrainer
+        if interval and (self.eval_examples or prepared.eval_dataset is not None):
+            measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, self._higher(recipe), interval)
+            callbacks.insert(0, measured)
+        trainer = trainer_cls(
+            model=model,
+            args=training_arguments(recipe, sizes, folder, self.device),
+            train_dataset=prepared.dataset,
+            eval_dataset=prepared.eval_dataset,
+            data_collator=Collator(pad_id=self.tokenizer.pad_token_id or 0),
+            callbacks=callbacks,
+            train_config=recipe.train,
+            keep=recipe.checkpoint.keep,
+        )
+        from transformers.trainer_callback import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        live.trainer = trainer
+        if measured is not None:
+            measured.trainer = trainer
+            measured.measure = lambda: self._measure(stage, trainer, prepared)
+        return trainer, stopper
+
+    def _measure(self, stage: ResolvedStage, trainer: Any, prepared: Prepared) -> dict[str, Any]:
+        from core.training.run import _pipeline_config
+        from core.training.trainer import mean_loss
+
+        values: dict[str, Any] = {}
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if prepared.eval_dataset is not None:
+            values["loss"] = mean_loss(model, prepared.eval_dataset, trainer.data_collator, trainer.args)[0]
+        if stage.recipe.eval.select != "loss" and self.eval_examples:
+            pipeline = self.app.pipeline_cls.from_model(model, self.tokenizer, **_pipeline_config(self.app, stage))
+            report = score_within(
+                pipeline, self.evaluator, self.eval_examples, stage.recipe.eval.sampling, stage.recipe.eval.max_seconds
+            )
+            values.update({name: metric.value for name, metric in report.metrics.items()})
+        return values
+
+    def _higher(self, recipe: Recipe) -> bool:
+        return recipe.eval.select != "loss" and recipe.eval.select not in getattr(self.evaluator, "lower_is_better", ())
+
+    def _announce(self, summary: dict[str, Any], index: int) -> None:
+        if not is_main():
+            return
+        write_json(self.run.stage_dir(index, summary["stage"]) / "plan.json", summary)
+        write_json(self.run.path / "plan.json", summary)
+        share = summary["trainable"] / summary["parameters"]
+        say(
+            self.run,
+            f"{summary['stage']}: {summary['parameters'] / 1e6:.2f}M parameters, {share:.1%} train; {summary['rows']} rows"
+            f" ({summary['dropped']} dropped), {summary['tokens']} tokens in {summary['sequences']} sequences;"
+            f" {summary['steps']} steps of {summary['sequences_a_step']} ({summary['micro']} × {summary['accumulation']})",
+        )
+
+    def _load_weights(self, model: Any, folder: Path) -> Any:
+        """The trained weights of a checkpoint or a finished stage, into `model`."""
+        from safetensors.torch import load_file
+
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise CheckpointError("no weights", where=str(folder))
+        state = {k: v for f in files for k, v in load_file(f).items()}
+        if hasattr(model, "peft_config"):
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(model, state)
+        else:
+            missing, unexpected = model.load_state_dict(state, strict=False)
+            model.tie_weights()
+            if unexpected:
+                raise CheckpointError(f"weights of another model: {unexpected[:3]}", where=str(folder))
+        return model
+
+    def retention_rows(self) -> EncodedDataset | None:
+        """Held-out text of what the base knew, where it is known: the shipped model's own monolingual text."""
+        if self.recipe.model.path != "embedded":
+            return None
+        from core.data.embedded import held_out_text
+        from core.data.segments import Segment
+
+        rows = [[Segment(text, "document", True)] for text in held_out_text(RETENTION_ROWS)]
+        if not rows:
+            raise DataError("the embedded corpus has no held-out text")
+        return EncodedDataset([encode(row, self.tokenizer) for row in rows])
+
+    def loss_of(self, model: Any, rows: EncodedDataset) -> float:
+        """Mean loss a token of `rows` under the model as it is now."""
+        from core.training.trainer import mean_loss
+
+        return mean_loss(model, rows, Collator(self.tokenizer.pad_token_id or 0))[0]
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    temporary = folder.with_suffix(".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def _best_value(folder: Path) -> float | None:
+    from core.config.files import read_json
+
+    chosen = checkpoint.best(folder)
+    return None if chosen is None else read_json(chosen / checkpoint.MANIFEST).get("best_value")
