@@ -210,7 +210,7 @@ def _joined(example: TranslationExample, lines: Sequence[Sequence[str]], ready: 
         "prompt_tokens": sum(part.meta["prompt_tokens"] for part in parts),
         "tokens": sum(part.meta["tokens"] for part in parts),
         "finish_reason": "length" if any(part.meta["finish_reason"] == "length" for part in parts) else "stop",
-        "sentences": count,
+        "exchanges": [(part.meta["prompt"], part.text) for part in parts],
         "warnings": list(dict.fromkeys(warnings)),
     }
     # Sentences of one batch carry the same time, so equal times count once.
