@@ -21,54 +21,47 @@ class Collator:
 
     Args:
         pad_id: fills the ends; it never carries loss.
-        multiple: sequence lengths are rounded up to this, which keeps GPU kernels on their fast path.
+        packing: items are lists of rows; None tells by the items.
+        max_length: a longer sequence is refused; None refuses none.
+        multiple: sequence lengths are rounded up to this (not beyond `max_length`), for the fast paths of GPU kernels.
 
     Returns:
         padded: input_ids, labels, attention_mask, each (B, T); packed: input_ids, labels, position_ids, each (B, T).
-        Both: useful (1,), the number of tokens that are not padding.
+        The first label of every row is `IGNORE`: nothing of the same row predicts it, and what counts labels then
+        counts the terms of the loss.
     """
 
     pad_id: int
+    packing: bool | None = None
+    max_length: int | None = None
     multiple: int = 8
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
-        if items and isinstance(items[0], list):
-            return self._packed(items)
-        return self._padded(items)
+        import torch
+
+        packing = isinstance(items[0], list) if self.packing is None else self.packing
+        lines = [item if isinstance(item, list) else [item] for item in items]
+        lengths = [sum(len(row.input_ids) for row in rows) for rows in lines]
+        length = self._length(max(lengths))
+        ids, labels, third = [], [], []
+        for rows, filled in zip(lines, lengths):
+            fill = length - filled
+            ids.append([i for row in rows for i in row.input_ids] + [self.pad_id] * fill)
+            labels.append([label for row in rows for label in _labels(row)] + [IGNORE] * fill)
+            if packing:
+                third.append([p for row in rows for p in range(len(row.input_ids))] + list(range(fill)))
+            else:
+                third.append([1] * filled + [0] * fill)
+        batch = {"input_ids": ids, "labels": labels, "position_ids" if packing else "attention_mask": third}
+        return {name: torch.tensor(rows, dtype=torch.long) for name, rows in batch.items()}
 
     def _length(self, longest: int) -> int:
-        return -(-longest // self.multiple) * self.multiple
-
-    def _padded(self, rows: Sequence[Encoded]) -> dict[str, Any]:
-        import torch
-
-        length = self._length(max(len(r.input_ids) for r in rows))
-        ids, labels, mask = [], [], []
-        for row in rows:
-            fill = length - len(row.input_ids)
-            ids.append(row.input_ids + [self.pad_id] * fill)
-            labels.append(_unseen_first(row) + [IGNORE] * fill)
-            mask.append([1] * len(row.input_ids) + [0] * fill)
-        useful = sum(len(r.input_ids) for r in rows)
-        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "useful": [useful]}
-        return {name: torch.tensor(value) for name, value in batch.items()}
-
-    def _packed(self, bins: Sequence[list[Encoded]]) -> dict[str, Any]:
-        import torch
-
-        length = self._length(max(sum(len(r.input_ids) for r in rows) for rows in bins))
-        ids, labels, positions = [], [], []
-        for rows in bins:
-            line = [i for r in rows for i in r.input_ids]
-            fill = length - len(line)
-            ids.append(line + [self.pad_id] * fill)
-            labels.append([label for r in rows for label in _unseen_first(r)] + [IGNORE] * fill)
-            positions.append([p for r in rows for p in range(len(r.input_ids))] + list(range(fill)))
-        useful = sum(len(r.input_ids) for rows in bins for r in rows)
-        batch = {"input_ids": ids, "labels": labels, "position_ids": positions, "useful": [useful]}
-        return {name: torch.tensor(value) for name, value in batch.items()}
+        if self.max_length is None:
+            return -(-longest // self.multiple) * self.multiple
+        if longest > self.max_length:
+            raise ValueError(f"a sequence of {longest} tokens in a batch of at most {self.max_length}")
+        return min(-(-longest // self.multiple) * self.multiple, self.max_length)
 
 
-def _unseen_first(row: Encoded) -> list[int]:
-    """The labels without the first: no earlier token of the same document predicts it, so it must not be counted."""
+def _labels(row: Encoded) -> list[int]:
     return [IGNORE, *row.labels[1:]]

@@ -7,12 +7,15 @@ so that every epoch and every resume sees the same sequences in the sampler's or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from core.data.encode import Encoded, encode
+from core.data.encode import Encoded, EncodeStats, encode_stream
 from core.data.pack import blocks, pack
+
+Item = Encoded | list[Encoded]
 
 
 class EncodedDataset(Dataset):
@@ -29,13 +32,13 @@ class EncodedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.rows) if self.bins is None else len(self.bins)
 
-    def __getitem__(self, index: int) -> Encoded | list[Encoded]:
+    def __getitem__(self, index: int) -> Item:
         return self.rows[index] if self.bins is None else [self.rows[i] for i in self.bins[index]]
 
     @property
     def padding_share(self) -> float:
         """Share of a packed sequence's room that holds no row; 0 for unpacked rows."""
-        if self.bins is None:
+        if not self.bins:
             return 0.0
         sizes = [sum(len(self.rows[i].input_ids) for i in b) for b in self.bins]
         return 1 - sum(sizes) / (len(sizes) * max(sizes))
@@ -46,32 +49,60 @@ def block_dataset(documents: Iterable[Sequence[int]], size: int) -> EncodedDatas
     return EncodedDataset([Encoded(ids, list(ids)) for ids in blocks(documents, size)])
 
 
-class StreamingDataset(IterableDataset):
-    """Rows encoded while training reads them; resumes by `state_dict`.
+class IterableEncodedDataset(IterableDataset):
+    """Rows encoded (and packed) while training reads them; resumes by `state_dict`.
+
+    Rows are taken in windows; rows of a window are encoded together and share sequences only with each other, so that
+    a resume needs the window's number alone. `stats` counts what was read. Loader workers take turns at windows, and
+    each has a state of its own.
 
     Args:
-        make_rows: starts the stream from its beginning: () -> iterator of segment lists.
-        tokenizer, mode, max_length: as for `encode`; rows that do not fit are counted in `dropped`.
+        rows: starts the stream from its beginning: () -> iterable of segment lists, the same at every call.
+        tokenizer, mode, max_length: as for `encode`; rows that do not fit are dropped and counted.
+        packing: puts several rows of a window into a sequence of `max_length`.
+        window: rows read at a time.
     """
 
-    def __init__(self, make_rows: Callable[[], Iterator[Any]], tokenizer: Any, mode: str, max_length: int) -> None:
-        self.make_rows, self.tokenizer, self.mode, self.max_length = make_rows, tokenizer, mode, max_length
-        self.position = self.dropped = 0
+    def __init__(
+        self,
+        rows: Callable[[], Iterable[Any]],
+        tokenizer: Any,
+        *,
+        max_length: int,
+        mode: str = "offsets",
+        packing: bool = False,
+        window: int = 512,
+    ) -> None:
+        self.rows, self.tokenizer, self.mode = rows, tokenizer, mode
+        self.max_length, self.packing, self.window = max_length, packing, window
+        self.stats = EncodeStats()
+        self.windows = self.emitted = 0
 
-    def __iter__(self) -> Iterator[Encoded]:
-        for number, segments in enumerate(self.make_rows()):
-            if number < self.position:
-                continue
-            self.position = number + 1
-            row = encode(segments, self.tokenizer, mode=self.mode, max_length=self.max_length)
-            if row is None or row.trained == 0:
-                self.dropped += 1
-                continue
-            yield row
-        self.position = 0
+    def __iter__(self) -> Iterator[Item]:
+        worker = get_worker_info()
+        number, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        stream = iter(self.rows())
+        for _ in islice(stream, self.windows * self.window):
+            pass
+        while chunk := list(islice(stream, self.window)):
+            if self.windows % count == number:
+                items = self._items(chunk)
+                for item in items[self.emitted :]:
+                    self.emitted += 1
+                    yield item
+            self.windows, self.emitted = self.windows + 1, 0
+        self.windows = self.emitted = 0
+
+    def _items(self, chunk: list[Any]) -> list[Item]:
+        encoded = encode_stream(chunk, self.tokenizer, mode=self.mode, max_length=self.max_length)  # type: ignore[arg-type]
+        rows = [row for row in encoded if self.stats.add(row)]
+        if not self.packing:
+            return list(rows)
+        return [[rows[i] for i in b] for b in pack([len(r.input_ids) for r in rows], self.max_length)]
 
     def state_dict(self) -> dict[str, int]:
-        return {"position": self.position, "dropped": self.dropped}
+        """Windows read whole, and items already given of the one being read."""
+        return {"windows": self.windows, "emitted": self.emitted}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position, self.dropped = state["position"], state["dropped"]
+        self.windows, self.emitted = state["windows"], state["emitted"]

@@ -36,9 +36,10 @@ def blocks(documents: Iterable[Sequence[int]], size: int) -> Iterator[list[int]]
     produced = False
     for ids in documents:
         buffer.extend(ids)
-        while len(buffer) >= size:
-            yield buffer[:size]
+        whole = len(buffer) // size * size
+        for start in range(0, whole, size):
+            yield buffer[start : start + size]
             produced = True
-            buffer = buffer[size:]
+        del buffer[:whole]
     if buffer and not produced:
         yield buffer

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,53 +48,82 @@ def read_source(app: App, source: SourceConfig, bad: BadRows) -> Iterator[Any]:
     return itertools.islice(rows, source.limit)
 
 
+@dataclass(frozen=True)
+class SourceRows:
+    """One source as an iterable that starts anew each time. Raises `DataError` when there is no usable row."""
+
+    app: App
+    source: SourceConfig
+    bad: BadRows
+
+    def __iter__(self) -> Iterator[Any]:
+        empty = True
+        for row in read_source(self.app, self.source, self.bad):
+            empty = False
+            yield row
+        if empty:
+            raise DataError("the source has no usable rows", file=self.source.path or self.source.reader)
+
+
 def read_sources(app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> list[Any]:
     """All examples of all sources, interleaved by weight. Raises `DataError` for a source without rows.
 
     One source keeps its order. Of several, each contributes all its rows once; weights decide how they alternate.
     """
-    lists = []
-    for source in sources:
-        rows = list(read_source(app, source, bad))
-        if not rows:
-            raise DataError("the source has no usable rows", file=source.path or source.reader)
-        lists.append(rows)
-    if len(lists) == 1:
-        return lists[0]
-    return [row for _, row in Interleave(lists, [s.weight for s in sources], seed)]
+    return list(stream_sources(app, sources, bad, seed))
+
+
+def stream_sources(app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> Iterator[Any]:
+    """As `read_sources`, reading as it goes."""
+    streams = [SourceRows(app, source, bad) for source in sources]
+    if len(streams) == 1:
+        return iter(streams[0])
+    return (row for _, row in interleave(streams, [s.weight for s in sources], seed))
+
+
+def interleave(sources: Sequence[Iterable[Any]], weights: Sequence[float], seed: int = 0) -> Interleave:
+    """Draw from several sources in proportion to weights until all are exhausted."""
+    return Interleave(sources, weights, seed)
 
 
 class Interleave:
-    """Draw from several lists in proportion to weights until all are exhausted; resumable.
+    """A resumable draw from several sources.
 
     Iterating yields (source number, row). `state_dict` and `load_state_dict` continue exactly where it stopped, and
-    `realised` tells the shares drawn so far. A source that runs out leaves its share to the others.
+    `realised` tells the shares drawn so far. A source that runs out leaves its share to the others. Sources are
+    iterables that give the same rows each time; a resume passes over the rows already drawn.
     """
 
-    def __init__(self, sources: Sequence[Sequence[Any]], weights: Sequence[float], seed: int = 0) -> None:
+    def __init__(self, sources: Sequence[Iterable[Any]], weights: Sequence[float], seed: int = 0) -> None:
         self.sources, self.weights = sources, list(weights)
         self.positions = [0] * len(sources)
+        self.open = list(range(len(sources)))
         self._random = random.Random(seed)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        while True:
-            open_ = [i for i, rows in enumerate(self.sources) if self.positions[i] < len(rows)]
-            if not open_:
-                return
-            chosen = self._random.choices(open_, [self.weights[i] for i in open_])[0]
-            row = self.sources[chosen][self.positions[chosen]]
+        streams = {i: itertools.islice(iter(self.sources[i]), self.positions[i], None) for i in self.open}
+        while self.open:
+            chosen = self._random.choices(self.open, [self.weights[i] for i in self.open])[0]
+            try:
+                row = next(streams[chosen])
+            except StopIteration:
+                self.open.remove(chosen)
+                continue
             self.positions[chosen] += 1
             yield chosen, row
 
     def realised(self) -> list[float]:
+        """Share of each source in the rows drawn so far."""
         total = sum(self.positions) or 1
         return [p / total for p in self.positions]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"positions": list(self.positions), "random": self._random.getstate()}
+        """Plain lists and numbers, fit for JSON."""
+        version, numbers, gauss = self._random.getstate()
+        return {"positions": list(self.positions), "open": list(self.open), "random": [version, list(numbers), gauss]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.positions = list(state["positions"])
+        self.positions, self.open = list(state["positions"]), list(state["open"])
         version, numbers, gauss = state["random"]
         self._random.setstate((version, tuple(numbers), gauss))
 

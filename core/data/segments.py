@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.errors import TemplateError, nearest
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a row. `train` says whether its tokens carry loss."""
+    """A piece of a row. `train` says whether its tokens carry loss.
+
+    Args:
+        source: characters [start, end) of `text` that may be cut when a row is too long; None where nothing may.
+    """
 
     text: str
     role: str = "user"
     train: bool = False
+    source: tuple[int, int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Template:
 def render(template: Template, fields: Mapping[str, object]) -> list[Segment]:
     """The template with its fields filled in. Raises `TemplateError` naming a missing field.
 
-    Braces inside a field's value are kept: only the template's own text is read for fields.
+    Braces inside a field's value are kept: only the template's own text is read for fields. The longest value of each
+    given segment becomes the part that may be cut, so that instructions and cues survive.
     """
     missing = template.fields() - set(fields)
     if missing:
@@ -50,7 +56,22 @@ def render(template: Template, fields: Mapping[str, object]) -> list[Segment]:
         raise TemplateError(
             f"template '{template.name}' needs the field '{name}'", hint=nearest(name, map(str, fields)) or None
         )
-    return [Segment(s.text.format_map(fields), s.role, s.train) for s in template.segments]
+    return [_fill(segment, fields) for segment in template.segments]
+
+
+def _fill(segment: Segment, fields: Mapping[str, object]) -> Segment:
+    text, longest = "", (0, 0)
+    for literal, name, spec, conversion in string.Formatter().parse(segment.text):
+        text += literal
+        if name is None:
+            continue
+        pattern = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
+        value = pattern.format_map(fields)
+        if len(value) > longest[1] - longest[0]:
+            longest = (len(text), len(text) + len(value))
+        text += value
+    source = longest if longest[1] > longest[0] and not segment.train else None
+    return Segment(text, segment.role, segment.train, source)
 
 
 def prompt_segments(segments: Sequence[Segment]) -> list[Segment]:
