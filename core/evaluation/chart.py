@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
 Point = tuple[float, float]
@@ -25,7 +25,6 @@ class Series:
     points: list[Point]
     style: str = "line"
     color: str = "var(--accent)"
-    marks: list[tuple[float, str]] = field(default_factory=list)
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -58,16 +57,28 @@ def thin(points: Sequence[Point], most: int = 500) -> list[Point]:
 
 
 def smooth(points: Sequence[Point], span: float | None = None) -> list[Point]:
-    """Exponential moving average with the bias of its beginning removed (Kingma & Ba 2015); span in points."""
-    span = span or max(1.0, len(points) / 25)
-    keep, mean, weight, out = 1 - 1 / span if span > 1 else 0.0, 0.0, 0.0, []
-    for x, y in points:
-        mean, weight = keep * mean + (1 - keep) * y, keep * weight + (1 - keep)
-        out.append((x, mean / weight))
+    """Exponential moving averages from both ends, halved, so that the curve does not lag; span in points."""
+    span = span or max(1.0, len(points) / 30)
+    forward = _average([y for _, y in points], span)
+    backward = _average([y for _, y in reversed(points)], span)[::-1]
+    return [(x, (a + b) / 2) for (x, _), a, b in zip(points, forward, backward)]
+
+
+def _average(values: Sequence[float], span: float) -> list[float]:
+    keep, mean, weight, out = (1 - 1 / span if span > 1 else 0.0), 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        out.append(mean / weight)
     return out
 
 
-def curves(series: Sequence[Series], *, x_label: str = "step", borders: Sequence[tuple[float, str]] = ()) -> str:
+def curves(
+    series: Sequence[Series],
+    *,
+    x_label: str = "step",
+    borders: Sequence[tuple[float, str]] = (),
+    x_range: tuple[float, float] | None = None,
+) -> str:
     """Curves on common axes. `borders`: places on the x axis where a new stage begins, with its name.
 
     The y range follows the smoothed curves, so that one outlier does not flatten the rest.
@@ -75,8 +86,9 @@ def curves(series: Sequence[Series], *, x_label: str = "step", borders: Sequence
     series = [s for s in series if s.points]
     if not series:
         return ""
-    drawn = {id(s): smooth(thin(s.points)) if s.style == "line" else list(s.points) for s in series}
-    xs = [x for s in series for x, _ in s.points]
+    edges = [x for x, _ in borders[1:]]
+    drawn = {id(s): _smooth_parts(thin(s.points), edges) if s.style == "line" else list(s.points) for s in series}
+    xs = [x for s in series for x, _ in s.points] + list(x_range or ())
     ys = [y for points in drawn.values() for _, y in points]
     x0, x1 = min(xs), max(xs)
     y0, y1 = min(ys), max(ys)
@@ -99,7 +111,7 @@ def curves(series: Sequence[Series], *, x_label: str = "step", borders: Sequence
         out.append(f'<text class="tick" x="{LEFT - 8}" y="{py(y) + 4:.1f}" text-anchor="end">{number(y)}</text>')
     for x in ticks(x0, x1, 8):
         out.append(f'<text class="tick" x="{px(x):.1f}" y="{HEIGHT - 14}" text-anchor="middle">{number(x)}</text>')
-    out.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">{escape(x_label)}</text>')
+    out.append(f'<text class="tick" x="{LEFT - 8}" y="{HEIGHT - 14}" text-anchor="end">{escape(x_label)}</text>')
     for x, name in borders:
         out.append(f'<line class="border" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         out.append(f'<text class="stage" x="{px(x) + 6:.1f}" y="{TOP + 12}">{escape(name)}</text>')
@@ -115,6 +127,14 @@ def curves(series: Sequence[Series], *, x_label: str = "step", borders: Sequence
     out.append("</svg>")
     keys = "".join(f'<span><i style="background:{s.color}"></i>{escape(s.name)}</span>' for s in series)
     return f'<figure>{"".join(out)}<figcaption class="legend">{keys}</figcaption></figure>'
+
+
+def _smooth_parts(points: Sequence[Point], edges: Sequence[float]) -> list[Point]:
+    """Each stage smoothed for itself: the jump between two stages is real."""
+    parts: list[list[Point]] = [[] for _ in range(len(edges) + 1)]
+    for point in points:
+        parts[sum(point[0] >= edge for edge in edges)].append(point)
+    return [point for part in parts for point in smooth(part)]
 
 
 def _summary(series: Sequence[Series]) -> str:

@@ -75,9 +75,9 @@ def _sentence(score: str, rows: Sequence[Row], other: Sequence[Row | None]) -> s
         return f"Ordered by {name}."
     a, b = (np.array(values, dtype=float) for values in zip(*pairs))
     test = paired_bootstrap(a, b, lambda total: float(total[0]) / len(pairs))
-    better, worse = int((b > a).sum()), int((b < a).sum())
+    rose, fell = int((b > a).sum()), int((b < a).sum())
     return (
-        f"Example by example, {name} rose in {better:,}, fell in {worse:,} and stayed in {len(pairs) - better - worse:,} "
+        f"Example by example, {name} rose in {rose:,}, fell in {fell:,} and stayed in {len(pairs) - rose - fell:,} "
         f"of {len(pairs):,}; on average {test.difference:+.2f} [{test.ci95[0]:+.2f}, {test.ci95[1]:+.2f}] "
         "(paired bootstrap, 95 %)."
     )
@@ -124,7 +124,9 @@ def _marked(text: str | None, reference: str | None) -> str:
     for start, _, size in blocks:
         out.append(escape("".join(words[at:start])))
         common = "".join(words[start : start + size])
-        out.append(f"<mark>{escape(common)}</mark>" if re.search(r"\w", common) else escape(common))
+        inner = common.strip()
+        left, _, right = common.partition(inner) if re.search(r"\w", inner) else (common, "", "")
+        out.append(escape(left) + (f"<mark>{escape(inner)}</mark>" if left != common else "") + escape(right))
         at = start + size
     return "".join(out)
 

@@ -206,8 +206,10 @@ def _curves(history: History, after: Report | None) -> str:
     preferred = [after.primary] if after else []
     names = [n for n in [*preferred, *history.scores] if len(history.scores.get(n, ())) > 0]
     if names:
+        steps = [x for x, _ in history.train + history.held_out] or [x for x, _ in history.scores[names[0]]]
+        span = (min(steps), max(steps))
         series = chart.Series(names[0], history.scores[names[0]], "dots", "var(--third)")
-        out += [f"<h3>{escape(names[0])} during training</h3>", chart.curves([series], borders=borders)]
+        out += [f"<h3>{escape(names[0])} during training</h3>", chart.curves([series], borders=borders, x_range=span)]
     return "".join([*out, "</section>"])
 
 
