@@ -151,6 +151,8 @@ def apply_override(raw: dict[str, Any], places: Places, override: str) -> None:
         target[last] = value
     else:
         raise ConfigError(f"'{'.'.join(map(str, parts[:-1]))}' is not a block of keys", where=here)
+    for length in range(1, len(parts)):
+        places.lines.setdefault(tuple(parts[:length]), here)
     places.lines[tuple(parts)] = here
 
 

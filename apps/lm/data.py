@@ -1,0 +1,75 @@
+"""Documents for language modelling: text files, JSONL, and the text that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from core.config.registry import Registry
+from core.data.rows import BadRows, jsonl
+from core.errors import DataError
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """A document."""
+
+    text: str
+    id: str | None = None
+
+
+READERS: Registry = Registry("reader")
+
+
+@READERS.register("text")
+def text(
+    path: str, *, split: str | None = None, on_bad: BadRows, unit: Literal["file", "line"] = "file"
+) -> Iterator[TextExample]:
+    """A text file or a folder of .txt files; a document is a file or a line. `split` names a sub-folder."""
+    place = Path(path) / split if split else Path(path)
+    if not place.exists():
+        raise DataError("file not found", file=place)
+    files = sorted(place.rglob("*.txt")) if place.is_dir() else [place]
+    if not files:
+        raise DataError("the folder has no .txt file", file=place)
+    for file in files:
+        try:
+            content = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            on_bad.handle(DataError(f"cannot be read as UTF-8: {error}", file=file))
+            continue
+        parts = content.splitlines() if unit == "line" else [content]
+        for number, part in enumerate(parts, 1):
+            if part.strip():
+                yield TextExample(part.strip(), f"{file.name}:{number}")
+
+
+@READERS.register("jsonl")
+def jsonl_text(path: str, *, split: str | None = None, on_bad: BadRows, field: str = "text") -> Iterator[TextExample]:
+    """JSONL with a text field; `split` is put before the suffix (data.train.jsonl)."""
+    place = Path(path).with_suffix(f".{split}.jsonl") if split else Path(path)
+    for number, row in jsonl(place, on_bad):
+        value = row.get(field)
+        if not isinstance(value, str) or not value.strip():
+            on_bad.handle(DataError("no text", file=place, line=number, field=field, got=value, expected="text"))
+            continue
+        yield TextExample(value, f"{place.name}:{number}")
+
+
+@READERS.register("embedded")
+def embedded(
+    path: str | None = None, *, split: str | None = None, on_bad: BadRows, lang: Literal["de", "en", "both"] = "both"
+) -> Iterator[TextExample]:
+    """The text that ships, German and English apart; split train or dev."""
+    from core.data.embedded import held_out_text, monolingual
+
+    if split in (None, "train"):
+        sides = [monolingual(code) for code in (("de", "en") if lang == "both" else (lang,))]
+        for row in zip(*sides):
+            yield from (TextExample(sentence) for sentence in row)
+    elif split == "dev":
+        yield from (TextExample(sentence) for sentence in held_out_text())
+    else:
+        raise DataError("unknown split of the embedded text", got=split, expected="train, dev")

@@ -1,0 +1,1 @@
+"""Training methods of language modelling, one file each."""

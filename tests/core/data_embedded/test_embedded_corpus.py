@@ -1,0 +1,103 @@
+"""The embedded corpus: morphology against hand-checked forms, and splits that share nothing but words."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from core.data.embedded import SIZES, handwritten, held_out_text, monolingual, pairs
+from core.data.embedded.grammar import english_present, noun_phrase, present, sentence
+from core.data.embedded.lexicon import MOTION, NOUNS, VERBS
+from core.errors import DataError
+
+NOUN = {n.de: n for n in NOUNS}
+VERB = {v.infinitive: v for v in [*VERBS, *MOTION]}
+
+
+@pytest.mark.parametrize(
+    "noun, determiner, plural, adj, forms",
+    [
+        ("Hund", "der", False, "schwarz", ("der schwarze Hund", "den schwarzen Hund", "dem schwarzen Hund")),
+        ("Hund", "ein", False, "schwarz", ("ein schwarzer Hund", "einen schwarzen Hund", "einem schwarzen Hund")),
+        ("Kuh", "mein", False, "weiß", ("meine weiße Kuh", "meine weiße Kuh", "meiner weißen Kuh")),
+        ("Pferd", "ein", False, "schnell", ("ein schnelles Pferd", "ein schnelles Pferd", "einem schnellen Pferd")),
+        ("Haus", "dies", False, "dunkel", ("dieses dunkle Haus", "dieses dunkle Haus", "diesem dunklen Haus")),
+        ("Buch", "ein", True, "neu", ("neue Bücher", "neue Bücher", "neuen Büchern")),
+        ("Frau", "der", True, "müde", ("die müden Frauen", "die müden Frauen", "den müden Frauen")),
+        ("Kind", "mein", True, None, ("meine Kinder", "meine Kinder", "meinen Kindern")),
+        ("Junge", "der", False, None, ("der Junge", "den Jungen", "dem Jungen")),
+        (
+            "Student",
+            "kein",
+            False,
+            "klug",
+            ("kein kluger Student", "keinen klugen Studenten", "keinem klugen Studenten"),
+        ),
+        ("Park", "der", True, None, ("die Parks", "die Parks", "den Parks")),
+        ("Küche", "der", False, "groß", ("die große Küche", "die große Küche", "der großen Küche")),
+    ],
+)
+def test_noun_phrases(noun, determiner, plural, adj, forms):
+    phrase = noun_phrase(NOUN[noun], determiner, plural, (adj, "x") if adj else None)
+    assert tuple(phrase.de[case] for case in ("nom", "acc", "dat")) == forms
+
+
+@pytest.mark.parametrize(
+    "verb, forms",
+    [
+        ("sehen", "sehe siehst sieht sehen seht sehen"),
+        ("essen", "esse isst isst essen esst essen"),
+        ("arbeiten", "arbeite arbeitest arbeitet arbeiten arbeitet arbeiten"),
+        ("finden", "finde findest findet finden findet finden"),
+        ("reparieren", "repariere reparierst repariert reparieren repariert reparieren"),
+        ("füttern", "füttere fütterst füttert füttern füttert füttern"),
+        ("streicheln", "streichle streichelst streichelt streicheln streichelt streicheln"),
+        ("zeichnen", "zeichne zeichnest zeichnet zeichnen zeichnet zeichnen"),
+        ("einladen", "lade lädst lädt laden ladet laden"),
+        ("laufen", "laufe läufst läuft laufen lauft laufen"),
+        ("vergessen", "vergesse vergisst vergisst vergessen vergesst vergessen"),
+        ("mitnehmen", "nehme nimmst nimmt nehmen nehmt nehmen"),
+    ],
+)
+def test_conjugation(verb, forms):
+    assert [present(VERB[verb], person) for person in range(6)] == forms.split()
+
+
+@pytest.mark.parametrize(
+    "verb, form", [("gehen", "goes"), ("mitnehmen", "takes along"), ("suchen", "looks for"), ("tragen", "carries")]
+)
+def test_english_third_person(verb, form):
+    assert english_present(VERB[verb], 2) == form
+
+
+def test_splits_are_disjoint_deterministic_and_of_known_words():
+    parts = {split: pairs(split) for split in SIZES}
+    assert {split: len(rows) for split, rows in parts.items()} == SIZES
+    words = lambda rows: {w.strip(".,?!").lower() for row in rows for text in row for w in text.split()}  # noqa: E731
+    known = words(parts["train"])
+    for split in ("dev", "test"):
+        assert not {de for de, _ in parts[split]} & {de for de, _ in parts["train"]}
+        assert not {en for _, en in parts[split]} & {en for _, en in parts["train"]}
+        assert words(parts[split]) <= known
+    assert parts["test"] == pairs("test", seed=0) != pairs("test", seed=1)
+    assert len(handwritten()) >= 150 and set(handwritten()) <= set(parts["train"])
+
+
+def test_monolingual_text_holds_no_test_sentence():
+    test = {text for row in pairs("test") for text in row}
+    assert not test & set(monolingual("de", 3000)) and not test & set(monolingual("en", 3000))
+    assert not set(held_out_text(50)) & {text for row in pairs("train") for text in row}
+
+
+def test_sentences_start_with_a_capital_and_have_no_double_space():
+    rng = random.Random(3)
+    for _ in range(2000):
+        made = sentence(rng)
+        for text in (made.de, made.en):
+            assert text[0].isupper() and "  " not in text and text[-1] in ".?" and "_" not in text, text
+
+
+def test_an_unknown_split_says_so():
+    with pytest.raises(DataError, match="unknown split"):
+        pairs("validation")
