@@ -41,7 +41,8 @@ def build(app: str, run: str | Path | None = None) -> Any:
         raise BackendUnavailable("gradio is not installed", hint="pip install gradio") from error
     from core.config.registry import get_app
 
-    pipeline = get_app(app).pipeline_cls.from_pretrained(str(run or choose_run(app)))
+    pipeline_cls: Any = get_app(app).pipeline_cls
+    pipeline = pipeline_cls.from_pretrained(str(run or choose_run(app)))
     return module.build(pipeline)
 
 

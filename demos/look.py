@@ -35,10 +35,10 @@ CSS = """
 .dark .graft-banner.error {background: #3a1414; color: #fecaca}
 .dark .graft-banner.note {background: #33260a; color: #fde68a}
 .graft-banner code {font-size: 12.5px}
-.graft-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(112px, 1fr)); gap: 8px; margin-bottom: 10px}
+.graft-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(92px, 1fr)); gap: 8px; margin-bottom: 10px}
 .graft-fact {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px;
   background: var(--background-fill-secondary)}
-.graft-fact .v {font-size: 19px; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.2}
+.graft-fact .v {font-size: 18px; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.2}
 .graft-fact .k {font-size: 11.5px; color: var(--body-text-color-subdued); text-transform: uppercase;
   letter-spacing: .04em; margin-top: 2px}
 .graft-prompt {font-family: var(--font-mono); font-size: 12.5px; line-height: 1.5; white-space: pre-wrap;
@@ -54,7 +54,10 @@ CSS = """
 .graft-plot text {fill: var(--body-text-color-subdued); font-size: 11px; font-family: var(--font)}
 .graft-plot line {stroke: var(--border-color-primary)} .graft-plot line.mean {stroke: #d97706; stroke-dasharray: 4 3}
 .graft-plot text.mean {fill: #b45309; font-weight: 600}
-.graft-swap {align-self: flex-end; min-width: 44px !important}
+.graft-swap {align-self: center; min-width: 44px !important}
+.graft-slot:not(:has(.graft-banner)):not(:has(.graft-plot)) {display: none !important}
+.gradio-container table td, .gradio-container table th {font-family: var(--font) !important}
+
 """
 
 
@@ -68,6 +71,8 @@ def theme() -> gr.themes.Base:
         font_mono=_MONO,
     ).set(
         body_background_fill="*neutral_50",
+        body_text_color_subdued="*neutral_500",
+        block_label_text_color="*neutral_600",
         block_border_width="1px",
         block_shadow="0 1px 2px rgba(15, 23, 42, .05)",
         button_primary_background_fill="*primary_600",
@@ -144,7 +149,7 @@ def what_happened(meta: Mapping[str, Any], text: str, milliseconds: float) -> st
             "new tokens": str(tokens),
             "milliseconds": f"{milliseconds:.0f}",
             "tokens / s": speed,
-            "ended by": {"stop": "end of text", "length": "length limit"}.get(meta.get("finish_reason", ""), "–"),
+            "ended by": {"stop": "stop", "length": "length"}.get(meta.get("finish_reason", ""), "–"),
         }
     )
     exchanges = meta.get("exchanges") or [(meta.get("prompt", ""), text)]
@@ -164,16 +169,16 @@ def empty(text: str) -> str:
 
 def histogram(values: Sequence[float], *, low: float, high: float, bins: int, title: str) -> str:
     """An SVG histogram with its mean marked; each bar tells its range and count."""
-    width, height, left, bottom, top = 560, 220, 34, 26, 18
+    width, height, left, right, bottom, top = 560, 220, 34, 16, 26, 18
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, max(0, int((value - low) / (high - low) * bins)))] += 1
     tallest = max(counts, default=0) or 1
-    step = (width - left - 8) / bins
+    step = (width - left - right) / bins
     parts = []
     for share in (0.5, 1.0):
         y = height - bottom - share * (height - bottom - top)
-        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{width - 8}" y2="{y:.1f}"/>')
+        parts.append(f'<line x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tallest * share:.0f}</text>')
     for index, count in enumerate(counts):
         tall = count / tallest * (height - bottom - top)
@@ -184,12 +189,12 @@ def histogram(values: Sequence[float], *, low: float, high: float, bins: int, ti
             f'width="{step - 2:.1f}" height="{tall:.1f}" rx="2"><title>{tip}</title></rect>'
         )
     for tick in range(0, 5):
-        x = left + tick / 4 * (width - left - 8)
-        label = low + tick / 4 * (high - low)
-        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{label:.0f}</text>')
+        x = left + tick / 4 * (width - left - right)
+        at = low + tick / 4 * (high - low)
+        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{at:.0f}</text>')
     if values:
         mean = sum(values) / len(values)
-        x = left + (mean - low) / (high - low) * (width - left - 8)
+        x = left + (mean - low) / (high - low) * (width - left - right)
         parts.append(f'<line class="mean" x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{height - bottom}"/>')
         side = "end" if mean > (low + high) / 2 else "start"
         shift = -6 if side == "end" else 6

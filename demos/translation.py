@@ -162,6 +162,9 @@ class Page:
             metrics.append([f"{name} {arrow}".strip(), value, interval, metric.n, _note(signature)])
         if not any(example.src for example in examples):
             notes.append("no sources were given: over-generation is judged by the references alone")
+        target = report.signature.get("off_target", {})
+        if target.get("references", 0) > 50:
+            notes.append("most references are not in the target language: is the direction right?")
         values = [row["chrf"] for row in report.rows]
         plot = look.histogram(values, low=0, high=100, bins=20, title=f"chrF of each sentence ({len(values)})")
         worst = [[row["chrf"], row["input"], row["reference"], row["prediction"]] for row in report.failures]
@@ -227,7 +230,7 @@ def build(pipeline: TranslationPipeline) -> gr.Blocks:
     src, tgt = pipeline.config.src_lang or "de", pipeline.config.tgt_lang or "en"
     with gr.Blocks(title="graft translation", analytics_enabled=False) as blocks:
         line = "Translate, see what the model was sent, and score translations."
-        gr.HTML(look.header("translation", line, describe(pipeline)))
+        gr.HTML(look.header("translation", line, describe(pipeline)), padding=False)
         with gr.Tab("Translate", id="translate"):
             _translate_tab(page, choices, src, tgt)
         with gr.Tab("Evaluate", id="evaluate"):
@@ -259,10 +262,12 @@ def _translate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: st
                 )
             gr.Examples(EXAMPLES, [text, source_language, target_language], label="Examples", cache_examples=False)
         with gr.Column(scale=1, min_width=320):
-            problem = gr.HTML("", elem_id="translate-banner")
+            problem = gr.HTML("", elem_id="translate-banner", elem_classes="graft-slot", padding=False)
             answer = gr.Textbox(label="Translation", lines=6, max_lines=14, interactive=False, buttons=["copy"])
             with gr.Accordion("What happened", open=True):
-                happened = gr.HTML(look.empty("Translate something to see the prompt, the tokens and the time."))
+                happened = gr.HTML(
+                    look.empty("Translate something to see the prompt, the tokens and the time."), padding=False
+                )
     inputs = [text, source_language, target_language, terms, by_sentence, beams, budget]
     outputs = [problem, answer, happened]
     click = go.click(page.translate, inputs, outputs, api_name="translate", show_progress="hidden")
@@ -295,9 +300,9 @@ def _evaluate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: str
             go = gr.Button("Score", variant="primary")
             sample = gr.Button("Translate and score 50 shipped sentences")
         with gr.Column(scale=2, min_width=420):
-            problem = gr.HTML("", elem_id="evaluate-banner")
-            summary = gr.HTML(look.empty("Scores appear here: metrics with intervals, and the worst sentences."))
-            plot = gr.HTML("")
+            problem = gr.HTML("", elem_id="evaluate-banner", elem_classes="graft-slot", padding=False)
+            summary = gr.HTML(look.empty("Metrics with intervals and the worst sentences appear here."), padding=False)
+            plot = gr.HTML("", elem_classes="graft-slot", padding=False)
             download = gr.DownloadButton("Download report", visible=False)
     metrics = gr.Dataframe(
         headers=["metric", "value", "95 % interval", "n", "signature or reason"],
