@@ -1,0 +1,40 @@
+"""The command line: `python -m benchmarks ls` and `python -m benchmarks run ID [--quick] [--json] [--save]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks.bar import find, load_bars
+from benchmarks.runner import exit_code, run_bar, show, to_json
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what the project promises.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("ls", help="the bars, and what each needs")
+    run = verbs.add_parser("run", help="measure a bar; exit status 1 when it is not met")
+    run.add_argument("ids", nargs="+", metavar="ID", help="bar ids, an area such as 'translation', or 'all'")
+    run.add_argument("--quick", action="store_true", help="the short form, which can still fail")
+    run.add_argument("--json", action="store_true", help="print the result as JSON, one line a bar")
+    run.add_argument("--save", action="store_true", help="keep a CPU bar's result in results/ (a GPU bar's always is)")
+    options = parser.parse_args(argv)
+    bars = load_bars()
+    if options.verb == "ls":
+        for bar in bars.values():
+            print(f"{bar.id:<20} {bar.needs:<3}  {bar.minutes:>4g} min  {bar.target:<44}  {bar.title}")
+        return 0
+    chosen = find(bars, options.ids)
+    if not chosen:
+        print(f"no bar called {' '.join(options.ids)}; known: {', '.join(bars)}", file=sys.stderr)
+        return 2
+    results = []
+    for bar in chosen:
+        result = run_bar(bar, quick=options.quick, save=options.save)
+        print(to_json(result) if options.json else show(result), flush=True)
+        results.append(result)
+    return exit_code(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
