@@ -1,8 +1,9 @@
 """Text out of a growing list of ids, never half a character.
 
 Bytes of one character may come in several tokens, and a tokenizer may put or drop a space depending on what stands
-before; so the text of a short window is decoded again at every step and only what is final is given out. What is given
-out, joined, equals the decoding of all ids.
+before. So a short window, from the tokens given out last to the newest, is decoded at every step, and its text is given
+out only when it is final: it must not end in an incomplete character, nor in a run of byte tokens, whose text may still
+turn into replacement characters as a whole. What is given out, joined, equals the decoding of all ids.
 """
 
 from __future__ import annotations
@@ -19,28 +20,37 @@ class Detokenizer:
     def __init__(self, tokenizer: Any, skip_special: bool = True) -> None:
         self.tokenizer, self.skip_special = tokenizer, skip_special
         self.ids: list[int] = []
-        self._given = ""
+        self._bytes = _byte_tokens(tokenizer)
+        self._parts: list[str] = []
+        self._window = self._read = 0
 
-    def _decode(self) -> str:
-        return self.tokenizer.decode(
-            self.ids, skip_special_tokens=self.skip_special, clean_up_tokenization_spaces=False
-        )
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=self.skip_special, clean_up_tokenization_spaces=False)
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that became final."""
         self.ids.extend(ids)
-        text = self._decode()
-        stable = len(text)
-        while stable and text[stable - 1] == _INCOMPLETE:
-            stable -= 1
-        return self._advance(text[:stable])
+        if self.ids and self.ids[-1] in self._bytes:
+            return ""
+        known = self._decode(self.ids[self._window : self._read])
+        text = self._decode(self.ids[self._window :])
+        if len(text) <= len(known) or text.endswith(_INCOMPLETE) or not text.startswith(known):
+            return ""
+        self._window, self._read = self._read, len(self.ids)
+        self._parts.append(text[len(known) :])
+        return self._parts[-1]
 
     def flush(self) -> str:
         """What is left, incomplete bytes included as replacement characters."""
-        return self._advance(self._decode())
+        given = "".join(self._parts)
+        rest = self._decode(self.ids)[len(given) :]
+        self._parts.append(rest)
+        self._window = self._read = len(self.ids)
+        return rest
 
-    def _advance(self, text: str) -> str:
-        if not text.startswith(self._given) or len(text) <= len(self._given):
-            return ""
-        new, self._given = text[len(self._given) :], text
-        return new
+
+def _byte_tokens(tokenizer: Any) -> frozenset[int]:
+    """Ids of <0x00> … <0xFF>, which some vocabularies fall back to."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    ids = tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in range(256)])
+    return frozenset(i for i in ids if i is not None and i != unknown)

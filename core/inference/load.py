@@ -33,7 +33,10 @@ def load_for_serving(
 ) -> tuple[Any, Any, str]:
     """Model, tokenizer and the folder (or hub id) that they came from.
 
-    An adapter folder holds its base in base/, or names it in adapter_config.json. Raises `CheckpointError` when that base is gone.
+    An adapter folder holds its base in base/, or names it in adapter_config.json.
+
+    Raises:
+        CheckpointError: no model there, or its base is gone.
     """
     folder = resolve_path(path)
     device = pick_device(device)

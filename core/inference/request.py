@@ -12,7 +12,14 @@ from core.data.segments import Segment
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to generate. temperature 0 is greedy (or beam) search; with a seed the same input gives the same output."""
+    """How to generate.
+
+    Args:
+        temperature: 0 is greedy (or beam) search.
+        seed: the same input in the same batch gives the same output; without one every call draws anew.
+        stop: strings that end an output and are not part of it.
+        logprobs: also give the log-probability of every new token.
+    """
 
     max_new_tokens: int = 256
     beams: int = 1
@@ -22,6 +29,7 @@ class SamplingParams:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: bool = False
 
     def updated(self, values: dict[str, Any]) -> SamplingParams:
         """A copy with `values` laid over it; an unknown or ill-typed name is a `ConfigError` with the nearest one."""
@@ -43,7 +51,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Output:
-    """Generated ids without the prompt, their text, log-probabilities (or None), and why it ended: stop or length."""
+    """What an engine made.
+
+    Args:
+        ids: new ids without the prompt and without the end of text; up to and with the tokens of a stop string.
+        text: their text before the stop string.
+        logprobs: one of each id, in nats, when the sampling asks for them and there is no beam search.
+        finish_reason: "stop" for an end of text or a stop string, else "length".
+    """
 
     ids: list[int]
     text: str
