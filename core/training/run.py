@@ -40,6 +40,9 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
     from core.models.load import load_model, load_tokenizer
     from core.training.stages import StageRunner
 
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     start = time.time()
     if is_main():
         run.set_status("running")

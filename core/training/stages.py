@@ -189,7 +189,7 @@ class StageRunner:
         self, stage: ResolvedStage, model: Any, prepared: Prepared, sizes: dict, folder: Path
     ) -> tuple[Any, Any]:
         from core.training.arguments import training_arguments
-        from core.training.trainer import SupervisedTrainer
+        from core.training.trainer import CountingCollator, SupervisedTrainer
 
         recipe = stage.recipe
         live, stopper = LiveLine(self.run, stage.name), StopAndSave(self.run)
@@ -206,7 +206,7 @@ class StageRunner:
             args=training_arguments(recipe, sizes, folder, self.device),
             train_dataset=prepared.dataset,
             eval_dataset=prepared.eval_dataset,
-            data_collator=Collator(pad_id=self.tokenizer.pad_token_id or 0),
+            data_collator=CountingCollator(Collator(self.tokenizer.pad_token_id or 0)),
             callbacks=callbacks,
             train_config=recipe.train,
             keep=recipe.checkpoint.keep,

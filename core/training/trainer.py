@@ -35,6 +35,17 @@ def token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: flo
     return F.cross_entropy(logits[kept].float(), targets[kept], reduction="sum", label_smoothing=smoothing)
 
 
+class CountingCollator:
+    """A collator whose batches also say how many of their tokens are not padding: `useful`, shape (1,)."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, items: Any) -> dict[str, Any]:
+        rows = [row for item in items for row in (item if isinstance(item, list) else [item])]
+        return {**self.collator(items), "useful": torch.tensor([sum(len(row.input_ids) for row in rows)])}
+
+
 class EpochSampler(Sampler[int]):
     """A permutation that depends on seed and epoch alone, so that a resumed run sees the same order."""
 
@@ -66,9 +77,18 @@ class SupervisedTrainer(Trainer):
         self.train_config, self.keep = train_config, keep
         # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
         self.model_accepts_loss_kwargs = True
-        self.useful_tokens = 0
+        self._useful: Any = 0
         self.best_value: float | None = None
         self.mark_best = False
+
+    @property
+    def useful_tokens(self) -> int:
+        """Tokens seen that were not padding. Kept on the device between readings, so that no step waits for it."""
+        return int(self._useful)
+
+    @useful_tokens.setter
+    def useful_tokens(self, count: int) -> None:
+        self._useful = count
 
     # ---- loss --------------------------------------------------------------------------------------------------
 
@@ -77,7 +97,7 @@ class SupervisedTrainer(Trainer):
         labels = inputs.pop("labels")
         useful = inputs.pop("useful", None)
         if useful is not None and model.training:
-            self.useful_tokens += int(useful.sum())
+            self._useful = self._useful + useful.sum()
         outputs = model(**inputs, use_cache=False)
         total = token_loss(outputs.logits, labels, self.train_config.label_smoothing if model.training else 0.0)
         if num_items_in_batch is None:
