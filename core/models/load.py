@@ -2,51 +2,67 @@
 
 A model is named by a hub id, a local folder, a run folder, the word `embedded` (the small model that ships), or a
 preset to build from random weights. Nothing is downloaded unless the user named it, and code that comes with a model
-is run only when asked. Loading a folder that is itself an adapter is left to `core.training.build`.
+is run only when asked. Laying a saved adapter on its base is left to the floors above.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from core.config.schema import ModelConfig
 from core.errors import CheckpointError, ConfigError, UnsupportedError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
 def resolve_path(path: str) -> str:
     """A folder that holds a model, or the hub id unchanged.
 
     Raises:
-        CheckpointError: a local folder without a model in it.
+        CheckpointError: a local folder that is not there or holds no model.
     """
     if path == "embedded":
-        folder = EMBEDDED
-    else:
-        folder = Path(path).expanduser()
-        if not folder.exists():
-            if path.count("/") > 1 or path.startswith((".", "~", "/")):
-                raise CheckpointError("model folder not found", where=path)
+        if not (EMBEDDED / "config.json").is_file():
+            raise CheckpointError(
+                "the embedded model is not in this installation", where=str(EMBEDDED), hint="reinstall graft"
+            )
+        return str(EMBEDDED)
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        if HUB_ID.match(path) and not path.startswith("."):
             return path
+        raise CheckpointError("model folder not found", where=path, hint="the folder must hold config.json and weights")
     if not folder.is_dir():
         raise CheckpointError("not a folder", where=str(folder), hint="give the folder that holds config.json")
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file() or (candidate / "adapter_config.json").is_file():
             return str(candidate)
-    raise CheckpointError("the folder holds no model (no config.json)", where=str(folder))
+    if (folder / "run.json").is_file():
+        raise CheckpointError(
+            "the run has no model yet",
+            where=str(folder),
+            hint="wait until it is done, or continue it: graft train --resume",
+        )
+    raise CheckpointError(
+        "the folder holds no model (no config.json)", where=str(folder), hint="copy the whole model folder again"
+    )
 
 
-def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None):
+def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> Any:
     """The tokenizer named by `model.tokenizer`, else the model's own; "bpe:N" trains one on `texts`.
 
-    A tokenizer without a padding token gets one that differs from its end of text where the vocabulary has such a
-    token; labels never depend on it.
-    """
-    from core.models.tokenizer import train_bpe
+    A tokenizer without a padding token pads with its end of text: labels never depend on the padding id.
 
+    Raises:
+        CheckpointError: missing, unreadable, or without an end of text. ConfigError: none is named.
+    """
     name = config.tokenizer
     if name and name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
@@ -54,6 +70,8 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None):
             raise ConfigError("a trained tokenizer is written bpe:SIZE", where="model.tokenizer", hint="e.g. bpe:8192")
         if texts is None:
             raise ConfigError("this tokenizer is trained on the training text", where="model.tokenizer")
+        from core.models.tokenizer import train_bpe
+
         return train_bpe(texts, int(size))
     source = name or config.path
     if source is None:
@@ -61,93 +79,142 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None):
     from transformers import AutoTokenizer
 
     place = resolve_path(source)
+    if Path(place).is_dir() and not any((Path(place) / f).is_file() for f in TOKENIZER_FILES):
+        raise CheckpointError(
+            "the folder holds no tokenizer",
+            where=place,
+            hint=f"copy {TOKENIZER_FILES[0]} and tokenizer_config.json into it, or set model.tokenizer",
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             place, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise CheckpointError(_first_line(error), where=place, hint=_offline_hint(place)) from error
+    except Exception as error:
+        raise _explained(error, "tokenizer", place) from error
     if tokenizer.eos_token_id is None:
-        raise CheckpointError("the tokenizer has no end-of-text token", where=place)
+        raise CheckpointError(
+            "the tokenizer has no end-of-text token", where=place, hint="name one: eos_token in tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(config: ModelConfig, tokenizer, *, device: str = "cpu", dtype: str | None = None, seed: int = 0):
-    """The base as a transformers model on `device`.
+def load_model(
+    config: ModelConfig, tokenizer: Any, *, device: str = "cpu", dtype: str | None = None, seed: int = 0
+) -> Any:
+    """The base as a transformers model on `device`, its rotary phases safe from conversion.
 
     Args:
         dtype: "fp32", "bf16" or "fp16"; default `config.dtype`, where auto is fp32 on CPU, the checkpoint's elsewhere.
         seed: of the random weights of a preset.
 
     Raises:
-        CheckpointError: folder missing, unreadable or torn. UnsupportedError: a number format that is not there.
+        CheckpointError: folder missing, unreadable, torn or incomplete, or a hub id that cannot be reached.
+        UnsupportedError: a number format or an edit that is not there.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from core.models.rope import keep_exact
 
     if config.quantization != "none":
         raise UnsupportedError(
             f"quantization '{config.quantization}' is not available", where="model.quantization", hint="known: none"
         )
     if config.edits:
-        raise UnsupportedError("no structural edit is available", where="model.edits")
-    attention = None if config.attention == "auto" else config.attention
+        raise UnsupportedError("no structural edit is available", where="model.edits", hint="known: none")
+    if config.path and config.preset:
+        raise ConfigError("both a path and a preset name the model", where="model.preset", hint="keep one of the two")
     wanted = dtype or config.dtype
     if wanted == "auto":
         wanted = "fp32" if device == "cpu" or config.preset else "auto"
-    torch_dtype = wanted if wanted == "auto" else getattr(torch, DTYPES[wanted])
+    if wanted not in (*DTYPES, "auto"):
+        raise ConfigError(f"unknown dtype '{wanted}'", where="model.dtype", hint=f"known: auto, {', '.join(DTYPES)}")
+    options = {"dtype": wanted if wanted == "auto" else getattr(torch, DTYPES[wanted])}
+    if config.attention != "auto":
+        options["attn_implementation"] = config.attention
     if config.preset:
-        return _from_preset(config.preset, tokenizer, attention, torch_dtype, seed).to(device)
-    place = resolve_path(config.path)
+        model = _from_preset(config.preset, tokenizer, options, seed)
+    elif config.path:
+        model = _from_folder(config, tokenizer, options)
+    else:
+        raise ConfigError("no model", where="model.path", hint="set model.path, or model.preset to start from nothing")
+    return keep_exact(model).to(device)
+
+
+def _from_folder(config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    place = resolve_path(config.path)  # type: ignore[arg-type]
+    folder = Path(place)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                "the folder holds an adapter, not a base model", where=place, hint="give the base here"
+            )
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+            raise CheckpointError(
+                "the folder has a config.json but no weights", where=place, hint="copy its model.safetensors too"
+            )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            dtype=torch_dtype,
-            attn_implementation=attention,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(_first_line(error), where=place, hint=_offline_hint(place)) from error
     except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise CheckpointError(f"the weights are torn: {error}", where=place, hint="copy the folder again") from error
+        raise _explained(error, "model", place) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"the weights are incomplete: {len(missing)} tensors are missing, first {missing[0]}",
+            where=place,
+            hint="copy the whole model folder again",
+        )
     rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    if tokenizer is not None and len(tokenizer) > rows:
         raise ConfigError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {rows} rows",
             where="model.tokenizer",
             hint="use the tokenizer the model was trained with",
         )
-    return model.to(device)
+    return model
 
 
-def _from_preset(preset: str, tokenizer, attention: str | None, dtype, seed: int):
+def _from_preset(preset: str, tokenizer: Any, options: dict[str, Any], seed: int) -> Any:
     """Random weights, equal for equal seeds; the caller's random state is left as it was."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from core.models.presets import build_config
 
-    config = build_config(
-        preset, len(tokenizer), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
-    )
+    config = build_config(preset, len(tokenizer), tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        keywords = {} if attention is None else {"attn_implementation": attention}
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, **keywords)
+        return AutoModelForCausalLM.from_config(config, **options)
 
 
-def _first_line(error: Exception) -> str:
-    return (
-        f"the model cannot be loaded: {str(error).strip().splitlines()[0][:200]}" if str(error).strip() else repr(error)
-    )
-
-
-def _offline_hint(place: str) -> str | None:
-    if Path(place).exists():
-        return None
-    return f"'{place}' is taken as a hub id; to use a local model give a folder that exists and holds config.json"
+def _explained(error: Exception, what: str, place: str) -> Exception:
+    """The library's error in our words; an error that the user did not cause comes back as it is."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))[:200]
+    if "trust_remote_code" in str(error):
+        return ConfigError(
+            f"the {what} comes with its own Python code",
+            where=place,
+            hint="read that code; if you trust it, set model.trust_remote_code: true and pin model.revision",
+        )
+    if not Path(place).exists():
+        if not isinstance(error, (OSError, ValueError)):
+            return error
+        return CheckpointError(
+            f"the {what} '{place}' is no folder here and cannot be fetched as a hub id",
+            where=place,
+            hint=f"without network give a local folder that holds config.json and weights ({text})",
+        )
+    if type(error).__name__ == "SafetensorError":
+        return CheckpointError(f"the weights are torn: {text}", where=place, hint="copy the folder again")
+    if isinstance(error, (OSError, ValueError, KeyError, RuntimeError)):
+        return CheckpointError(f"the {what} cannot be loaded: {text}", where=place, hint="copy the folder again")
+    return error

@@ -50,16 +50,20 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def build_config(
-    preset: str, vocab_size: int, *, bos: int | None = None, eos: int | None = None, pad: int | None = None
-):
-    """The transformers config of `preset` for a vocabulary. Raises `ConfigError` for an unknown name."""
+def build_config(preset: str, vocab_size: int, tokenizer: Any = None) -> Any:
+    """The transformers config of `preset` for a vocabulary.
+
+    Args:
+        tokenizer: gives the ids of beginning, end and padding; None leaves them out.
+
+    Raises:
+        ConfigError: an unknown preset, with the nearest name.
+    """
     if preset not in PRESETS:
         hint = " ".join(filter(None, [nearest(preset, PRESETS), f"known: {', '.join(PRESETS)}"]))
-        raise ConfigError(f"unknown preset '{preset}'", hint=hint)
+        raise ConfigError(f"unknown preset '{preset}'", where="model.preset", hint=hint)
     from transformers import AutoConfig
 
     kind, shape = PRESETS[preset]
-    return AutoConfig.for_model(
-        kind, **shape, vocab_size=vocab_size, bos_token_id=bos, eos_token_id=eos, pad_token_id=pad
-    )
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    return AutoConfig.for_model(kind, **shape, vocab_size=vocab_size, **ids)
