@@ -21,6 +21,7 @@ class Detokenizer:
         self.tokenizer, self.skip_special = tokenizer, skip_special
         self.ids: list[int] = []
         self._bytes = _byte_tokens(tokenizer)
+        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special else frozenset()
         self._parts: list[str] = []
         self._window = self._read = 0
 
@@ -30,7 +31,7 @@ class Detokenizer:
     def add(self, ids: Sequence[int]) -> str:
         """The text that became final."""
         self.ids.extend(ids)
-        if self.ids and self.ids[-1] in self._bytes:
+        if next((i for i in reversed(self.ids) if i not in self._skipped), None) in self._bytes:
             return ""
         known = self._decode(self.ids[self._window : self._read])
         text = self._decode(self.ids[self._window :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -25,15 +26,19 @@ def byte_level():
 
 def _llama_like(strip: bool):
     """BPE on metaspace words with byte fallback, decoded as Llama's and Mistral's tokenizers decode."""
-    inner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    bytes_ = [f"<0x{b:02X}>" for b in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<unk>", "</s>", "<pad>", *bytes_], show_progress=False)
-    inner.train_from_iterator([s for s in SENTENCES[:3]] * 3, trainer)
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "</s>", "<pad>"], show_progress=False)
+    inner.train_from_iterator(SENTENCES[:3] * 3, trainer)
+    # Byte tokens are ordinary tokens, not special ones: they are added to the trained vocabulary itself.
+    state = json.loads(inner.to_str())
+    vocabulary = state["model"]["vocab"]
+    vocabulary.update({f"<0x{byte:02X}>": len(vocabulary) + byte for byte in range(256)})
+    state["model"].update(byte_fallback=True, fuse_unk=True)
+    inner = Tokenizer.from_str(json.dumps(state))
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     inner.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strip else steps)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
 
 def llama():
@@ -97,6 +102,14 @@ def test_no_piece_holds_half_a_character(tokenizer):
     for text in SENTENCES:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert not any("\ufffd" in piece for piece in pieces(tokenizer, ids)[:-1])
+
+
+def test_bytes_that_turn_out_wrong_are_held_back():
+    tokenizer = llama()
+    you, broken = [tokenizer.convert_tokens_to_ids(f"<0x{b:02X}>") for b in "你".encode()], [300]
+    assert whole(tokenizer, you) == "你"
+    assert "你" not in whole(tokenizer, you + broken), "the decoder keeps valid characters: nothing to test"
+    assert "".join(pieces(tokenizer, you + broken)) == whole(tokenizer, you + broken)
 
 
 def test_text_comes_while_it_is_made():
