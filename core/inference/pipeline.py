@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
+import shutil
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from core.config.files import read_json, write_json
+from core.config.files import fsync_dir, read_json, write_json
 from core.config.run_folder import versions
 from core.config.typed import Places, build
-from core.data.encode import encode_prompt
+from core.data.encode import encode, encode_prompt
 from core.data.segments import Segment, Template
-from core.errors import AppInputError, CheckpointError
+from core.errors import AppInputError, CheckpointError, ConfigError
 from core.inference.batching import length_buckets
 from core.inference.request import Event, Output, Request, Result, SamplingParams
+from core.inference.save import save_base
 
 CARD = "graft_pipeline.json"
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingParams)}
@@ -32,12 +36,21 @@ _SAMPLING = {f.name for f in dataclasses.fields(SamplingParams)}
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """Settings that every pipeline has; an app's config extends it. All can be given to `from_pretrained`."""
+    """Settings that every pipeline has; an app's config extends it. All can be given to `from_pretrained`.
+
+    Args:
+        template: name of the prompt template. mode: how prompts are encoded; both as in training.
+        max_new_tokens, beams, temperature, top_p, top_k, seed: sampling of calls that do not give their own.
+    """
 
     template: str | None = None
-    mode: str = "offsets"
+    mode: Literal["offsets", "pieces"] = "offsets"
     max_new_tokens: int = 256
     beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
 
 
 class BasePipeline:
@@ -58,7 +71,7 @@ class BasePipeline:
     # ---- construction ------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_model(cls, model: Any, tokenizer: Any, **config: Any) -> BasePipeline:
+    def from_model(cls, model: Any, tokenizer: Any, **config: Any) -> Self:
         """Serve a model that is already in memory."""
         from core.inference.engines.hf import HfEngine
 
@@ -76,7 +89,7 @@ class BasePipeline:
         adapter: str | None = None,
         revision: str | None = None,
         **config: Any,
-    ) -> BasePipeline:
+    ) -> Self:
         """Open a run folder, a model folder (full weights or an adapter), a hub id, or "embedded".
 
         Args:
@@ -94,7 +107,11 @@ class BasePipeline:
             return cls(tiny, tiny.tokenizer, cls._config(config))
         if engine == "replay":
             return cls(engine_class("replay")(path), None, cls._config(config))
-        engine_class(engine)
+        if engine_class(engine) is not engine_class("hf"):
+            raise ConfigError(
+                f"engine '{engine}' is not opened from a folder",
+                hint=f"construct it: {cls.__name__}(engine, tokenizer)",
+            )
         from core.inference.load import load_for_serving
 
         model, tokenizer, folder = load_for_serving(
@@ -181,6 +198,8 @@ class BasePipeline:
         request = self.prepare(example)
         if request.meta.get("answer") is not None:
             result = Result(request.meta["answer"], self._what_happened(request, Output([], "")))
+            if result.text:
+                yield Event("text", result.text)
             yield Event("done", result.text, 0.0, 0, result)
             return
         for event in self.engine.stream(request, sampling):
@@ -191,19 +210,32 @@ class BasePipeline:
                 yield event
 
     def score(self, inputs: Sequence[Any], targets: Sequence[str], **fields: Any) -> list[float]:
-        """Mean log-probability of each target's tokens given its input, in nats."""
+        """Mean log-probability of each target's tokens given its input, in nats; end of text not included.
+
+        Ids are those that training makes of prompt and target. Raises `AppInputError` naming the first target that
+        has no tokens, or the counts when they differ.
+        """
         if len(inputs) != len(targets):
             raise AppInputError(f"{len(inputs)} inputs for {len(targets)} targets")
         pairs = []
-        for example, target in zip(self._examples(inputs, fields), targets):
+        for index, (example, target) in enumerate(zip(self._examples(inputs, fields), targets)):
             request = self.prepare(example)
-            text = self.target_text(target)
-            pairs.append((request.ids, list(self.tokenizer(text, add_special_tokens=False)["input_ids"])))
+            pair = self._pair(request, self.target_text(target)) if target.strip() and request.segments else None
+            if pair is None or not pair[1]:
+                raise AppInputError(f"input {index} or its target is empty: there is nothing to score")
+            pairs.append(pair)
         scores = [0.0] * len(pairs)
         for part in length_buckets([len(p) + len(t) for p, t in pairs], 8192, 64):
             for index, value in zip(part, self.engine.score([pairs[i] for i in part])):
                 scores[index] = value
         return scores
+
+    def _pair(self, request: Request, target: str) -> tuple[list[int], list[int]]:
+        row = [*request.segments, Segment(target, "assistant", True)]
+        encoded = encode(row, self.tokenizer, mode=self.config.mode, eos=False)
+        assert encoded is not None
+        size = len(encoded.input_ids) - encoded.trained
+        return encoded.input_ids[:size], encoded.input_ids[size:]
 
     def target_text(self, target: str) -> str:
         """A target as it stands behind the prompt; apps add the separator of their template."""
@@ -212,13 +244,38 @@ class BasePipeline:
     # ---- saving ------------------------------------------------------------------------------------------------
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write model (full weights or adapter), tokenizer and card into `path`."""
+        """Write model (full weights or adapter), tokenizer and card into `path`.
+
+        The folder appears whole: everything is written beside it and moved. An adapter whose base has no place on
+        disk carries it in base/. Raises `CheckpointError` when the folder holds something that is no model.
+        """
         path = Path(path)
         model = getattr(self.engine, "model", None)
         if model is None:
             raise CheckpointError("this pipeline's engine has no weights to save", where=type(self.engine).__name__)
-        path.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(path)
+        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / CARD).is_file())):
+            raise CheckpointError("the place is taken by something else", where=str(path), hint="give a new folder")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            self._write(model, temporary)
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        fsync_dir(path.parent)
+
+    def _write(self, model: Any, path: Path) -> None:
+        for name, adapter in getattr(model, "peft_config", {}).items():
+            if not adapter.base_model_name_or_path:
+                adapter.base_model_name_or_path = "base"
+            if adapter.base_model_name_or_path == "base" and name == "default":
+                save_base(model, path / "base")
+        with warnings.catch_warnings():
+            # peft looks for the vocabulary's size at the base's place, which is not written yet
+            warnings.filterwarnings("ignore", message="Could not find a config file")
+            model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         write_json(
             path / CARD,
@@ -235,7 +292,7 @@ class BasePipeline:
         """Give the engine's memory back."""
         self.engine.close()
 
-    def __enter__(self) -> BasePipeline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -245,7 +302,7 @@ class BasePipeline:
 
     def _split(self, gen: Mapping[str, Any]) -> tuple[SamplingParams, dict[str, Any]]:
         """Sampling overrides, and the rest, which belongs to the examples."""
-        base = SamplingParams(max_new_tokens=self.config.max_new_tokens, beams=self.config.beams)
+        base = SamplingParams(**{f: getattr(self.config, f) for f in _SAMPLING if hasattr(self.config, f)})
         chosen = {name: value for name, value in gen.items() if name in _SAMPLING}
         return base.updated(chosen), {name: value for name, value in gen.items() if name not in _SAMPLING}
 

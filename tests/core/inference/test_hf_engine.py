@@ -15,7 +15,16 @@ from core.inference.request import Request, SamplingParams
 from core.models.load import load_model
 from core.models.tokenizer import train_bpe
 
-TEXTS = ["the red fox", "a", "Der Hund schläft im Garten, und die Katze auch.", "你好 world", "one two three", "x y", "ü", "z" * 40]
+TEXTS = [
+    "the red fox",
+    "a",
+    "Der Hund schläft im Garten, und die Katze auch.",
+    "你好 world",
+    "one two three",
+    "x y",
+    "ü",
+    "z" * 40,
+]
 
 
 @pytest.fixture(scope="module", params=["tiny", "tiny-gpt2"])
