@@ -78,7 +78,7 @@ def monolingual(lang: str, limit: int | None = None, seed: int = 0) -> list[str]
         raise DataError("unknown language of the embedded corpus", got=lang, expected="de, en")
     size = limit or 20_000
     rows = [getattr(s, lang) for s, _ in zip(_generate("train", lang, seed), range(size))]
-    return [*rows, *(pair[lang == "en"] for pair in handwritten())][:size]
+    return [*(pair[lang == "en"] for pair in handwritten()), *rows][:size]
 
 
 def held_out_text(limit: int = 200) -> list[str]:

@@ -2,8 +2,9 @@
 
 German: gender, number and case on articles; weak, mixed and strong adjective endings; weak nouns; present, perfect and
 modals; separable verbs; verb second after a fronted adverb, verb last after weil and dass; nicht and kein; in with
-dative (where) and accusative (where to). English: articles a/an, third person -s, do-support, the past tense. Every
-sentence is a pure function of a random generator, and reports the word combinations that it is made of.
+dative (where) and accusative (where to), mit with dative, für with accusative. English: articles a/an, third person
+-s, do-support, the past tense. Every sentence is a pure function of a random generator, and reports the word
+combinations that it is made of.
 """
 
 from __future__ import annotations
@@ -11,7 +12,21 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from core.data.embedded.lexicon import ADJECTIVES, MODALS, MOTION, NOUNS, PRONOUNS, TIMES, VERBS, Noun, Verb
+from core.data.embedded.lexicon import (
+    ADJECTIVES,
+    ANIMALS_DO,
+    FOR_OTHERS,
+    MODALS,
+    MOTION,
+    NOUNS,
+    PRONOUNS,
+    SPOUSES,
+    TIMES,
+    VERBS,
+    WITH_OTHERS,
+    Noun,
+    Verb,
+)
 
 DEFINITE = {
     "nom": ("der", "die", "das", "die"),
@@ -83,6 +98,8 @@ def noun_phrase(noun: Noun, determiner: str, plural: bool = False, adj: tuple[st
         middle = adjective(adj[0], endings[case][column]) if adj else ""
         forms[case] = " ".join(filter(None, [article, middle, word]))
     en_noun = noun.en_plural if plural else noun.en
+    if determiner == "mein" and not plural:
+        en_noun = SPOUSES.get(noun.de, en_noun)
     en_word = " ".join(filter(None, [adj[1] if adj else "", en_noun]))
     en_det = EN_DETERMINERS[determiner][plural]
     if en_det == "a" and en_word[0] in "aeiou":
@@ -142,14 +159,16 @@ def _pick_phrase(
 ) -> Phrase:
     noun = rng.choice([n for n in NOUNS if kind in (n.kind, "any") and not (kind == "any" and n.kind == "place")])
     adj = rng.choice(ADJECTIVES[noun.kind]) if rng.random() < 0.35 else None
-    return noun_phrase(noun, rng.choice(determiners), rng.random() < 0.25, adj)
+    determiner = rng.choice(determiners)
+    single = determiner == "mein" and noun.de in SPOUSES
+    return noun_phrase(noun, determiner, rng.random() < 0.25 and not single, adj)
 
 
-def _pick_subject(rng: random.Random) -> Phrase:
+def _pick_subject(rng: random.Random, animals: bool = False) -> Phrase:
     if rng.random() < 0.25:
         de, en, person = rng.choice(PRONOUNS)
         return Phrase({"nom": de}, en, person)
-    return _pick_phrase(rng, "person" if rng.random() < 0.8 else "animal")
+    return _pick_phrase(rng, "animal" if animals and rng.random() < 0.4 else "person")
 
 
 @dataclass
@@ -165,18 +184,17 @@ class Clause:
 
 def _pick_clause(rng: random.Random) -> Clause:
     """Subject and verb with an object, a place, or a goal."""
-    subject = _pick_subject(rng)
-    if rng.random() < 0.15:
-        verb, place = rng.choice(MOTION), _pick_phrase(rng, "place", ("der", "mein", "ein"))
+    verb = rng.choice(MOTION if rng.random() < 0.15 else VERBS)
+    subject = _pick_subject(rng, verb.infinitive in ANIMALS_DO)
+    if verb in MOTION:
+        place = _pick_phrase(rng, "place", ("der", "mein", "ein"))
         rest, en_rest, lemma, extra = f"in {place.de['acc']}", f"into {place.en}", place.lemma, place.pairs
+    elif verb.takes:
+        obj = _pick_phrase(rng, verb.takes)
+        rest, en_rest, lemma, extra = obj.de["acc"], obj.en, obj.lemma, obj.pairs
     else:
-        verb = rng.choice(VERBS)
-        if verb.takes:
-            obj = _pick_phrase(rng, verb.takes)
-            rest, en_rest, lemma, extra = obj.de["acc"], obj.en, obj.lemma, obj.pairs
-        else:
-            place = _pick_phrase(rng, "place", ("der", "mein", "ein"))
-            rest, en_rest, lemma, extra = f"in {place.de['dat']}", f"in {place.en}", place.lemma, place.pairs
+        place = _pick_phrase(rng, "place", ("der", "mein", "ein"))
+        rest, en_rest, lemma, extra = f"in {place.de['dat']}", f"in {place.en}", place.lemma, place.pairs
     for full, short in (("in dem ", "im "), ("in das ", "ins ")):
         if rest.startswith(full):
             rest = short + rest[len(full) :]
@@ -213,6 +231,12 @@ def _auxiliary(c: Clause) -> str:
     return (SEIN if c.verb.aux == "sein" else HABEN)[c.subject.person]
 
 
+def _perfect(c: Clause, front: str = "") -> str:
+    """Auxiliary second, participle last."""
+    start = f"{front} {_auxiliary(c)} {c.subject.de['nom']}" if front else f"{c.subject.de['nom']} {_auxiliary(c)}"
+    return f"{start} {c.rest} {c.verb.participle}"
+
+
 def statement(rng: random.Random) -> Sentence:
     c = _pick_clause(rng)
     return Sentence(f"{_main(c)}.", f"{_en_present(c)}.", c.pairs)
@@ -223,13 +247,12 @@ def fronted(rng: random.Random) -> Sentence:
     de, en, tense = rng.choice(TIMES)
     if tense == "present":
         return Sentence(f"{_main(c, de)}.", f"{en} {_en_present(c)}.", [*c.pairs, (de, c.verb.infinitive)])
-    german = f"{de} {_auxiliary(c)} {c.subject.de['nom']} {c.rest} {c.verb.participle}."
-    return Sentence(german, f"{en} {_en_past(c)}.", [*c.pairs, (de, c.verb.infinitive)])
+    return Sentence(f"{_perfect(c, de)}.", f"{en} {_en_past(c)}.", [*c.pairs, (de, c.verb.infinitive)])
 
 
 def perfect(rng: random.Random) -> Sentence:
     c = _pick_clause(rng)
-    return Sentence(f"{c.subject.de['nom']} {_auxiliary(c)} {c.rest} {c.verb.participle}.", f"{_en_past(c)}.", c.pairs)
+    return Sentence(f"{_perfect(c)}.", f"{_en_past(c)}.", c.pairs)
 
 
 def modal(rng: random.Random) -> Sentence:
@@ -256,8 +279,8 @@ def _is_bare_plural(c: Clause) -> bool:
 
 def statement_with_kein(rng: random.Random) -> Sentence:
     """kein negates an indefinite object: "does not see a dog"."""
-    subject = _pick_subject(rng)
     verb = rng.choice([v for v in VERBS if v.takes])
+    subject = _pick_subject(rng, verb.infinitive in ANIMALS_DO)
     noun = rng.choice([n for n in NOUNS if n.kind == verb.takes or (verb.takes == "any" and n.kind != "place")])
     c = Clause(subject, verb, noun_phrase(noun, "kein").de["acc"], noun_phrase(noun, "ein").en, [])
     do = "does not" if subject.person == 2 else "do not"
@@ -292,7 +315,9 @@ def predicate(rng: random.Random) -> Sentence:
     noun = rng.choice(NOUNS)
     adj = rng.choice(ADJECTIVES[noun.kind])
     plural = rng.random() < 0.3
-    phrase = noun_phrase(noun, rng.choice(("der", "mein", "dies")), plural)
+    determiner = rng.choice(("der", "mein", "dies"))
+    plural = plural and not (determiner == "mein" and noun.de in SPOUSES)
+    phrase = noun_phrase(noun, determiner, plural)
     negated = rng.random() < 0.3
     german = f"{phrase.de['nom']} {SEIN[phrase.person]} {'nicht ' if negated else ''}{adj[0]}."
     en = f"{phrase.en} {'are' if plural else 'is'} {'not ' if negated else ''}{adj[1]}."
@@ -306,10 +331,32 @@ def giving(rng: random.Random) -> Sentence:
     receiver = _pick_phrase(rng, "person", ("der", "mein", "ein"))
     obj = _pick_phrase(rng, "thing")
     c = Clause(subject, give, f"{receiver.de['dat']} {obj.de['acc']}", f"{receiver.en} {obj.en}", [])
-    pairs = [("geben", obj.lemma), ("geben an", receiver.lemma), *subject.pairs, *receiver.pairs, *obj.pairs]
+    c.pairs += [("geben", obj.lemma), ("geben an", receiver.lemma), *subject.pairs, *receiver.pairs, *obj.pairs]
+    return _told(rng, c)
+
+
+def with_someone(rng: random.Random) -> Sentence:
+    """mit with the dative: "plays with the child"."""
+    verb = rng.choice([v for v in VERBS if v.infinitive in WITH_OTHERS])
+    subject, other = _pick_subject(rng), _pick_phrase(rng, "person")
+    pairs = [(f"{verb.infinitive} mit", other.lemma), *subject.pairs, *other.pairs]
+    return _told(rng, Clause(subject, verb, f"mit {other.de['dat']}", f"with {other.en}", pairs))
+
+
+def for_someone(rng: random.Random) -> Sentence:
+    """für with the accusative: "buys the bread for the guest"."""
+    verb = rng.choice([v for v in VERBS if v.infinitive in FOR_OTHERS])
+    subject, obj, other = _pick_subject(rng), _pick_phrase(rng, verb.takes), _pick_phrase(rng, "person")
+    pairs = [(verb.infinitive, obj.lemma), ("für", other.lemma), *subject.pairs, *obj.pairs, *other.pairs]
+    rest, en_rest = f"{obj.de['acc']} für {other.de['acc']}", f"{obj.en} for {other.en}"
+    return _told(rng, Clause(subject, verb, rest, en_rest, pairs))
+
+
+def _told(rng: random.Random, c: Clause) -> Sentence:
+    """In the present or the perfect."""
     if rng.random() < 0.5:
-        return Sentence(f"{_main(c)}.", f"{_en_present(c)}.", pairs)
-    return Sentence(f"{subject.de['nom']} {_auxiliary(c)} {c.rest} gegeben.", f"{_en_past(c)}.", pairs)
+        return Sentence(f"{_main(c)}.", f"{_en_present(c)}.", c.pairs)
+    return Sentence(f"{_perfect(c)}.", f"{_en_past(c)}.", c.pairs)
 
 
 RULES = [
@@ -326,6 +373,8 @@ RULES = [
     that,
     predicate,
     giving,
+    with_someone,
+    for_someone,
 ]
 
 

@@ -234,3 +234,11 @@ MODALS = {
 
 # person index: 0 ich, 1 du, 2 er/sie/es, 3 wir, 4 ihr, 5 sie
 PRONOUNS = [("ich", "I", 0), ("du", "you", 1), ("er", "he", 2), ("wir", "we", 3), ("sie", "they", 5)]
+
+# a person's own Mann or Frau is a spouse
+SPOUSES = {"Mann": "husband", "Frau": "wife"}
+ANIMALS_DO = {
+    *("sehen", "suchen", "finden", "essen", "probieren", "schlafen", "warten", "spielen", "gehen", "laufen", "kommen"),
+}
+WITH_OTHERS = {"arbeiten", "warten", "spielen", "lachen", "singen"}
+FOR_OTHERS = {"kochen", "kaufen", "tragen", "reparieren", "holen", "bringen"}

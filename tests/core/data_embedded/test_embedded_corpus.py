@@ -7,7 +7,20 @@ import random
 import pytest
 
 from core.data.embedded import SIZES, handwritten, held_out_text, monolingual, pairs
-from core.data.embedded.grammar import english_present, noun_phrase, present, sentence
+from core.data.embedded.grammar import (
+    RULES,
+    Clause,
+    Phrase,
+    _en_past,
+    _en_present,
+    _main,
+    _perfect,
+    _verb_last,
+    english_present,
+    noun_phrase,
+    present,
+    sentence,
+)
 from core.data.embedded.lexicon import MOTION, NOUNS, VERBS
 from core.errors import DataError
 
@@ -71,6 +84,90 @@ def test_english_third_person(verb, form):
     assert english_present(VERB[verb], 2) == form
 
 
+def clause(subject, verb, obj):
+    """A clause of "ich" or a (noun, determiner, plural, adjective) subject and such an object in the accusative."""
+    given = Phrase({"nom": "ich"}, "I", 0) if subject == "ich" else phrase(*subject)
+    found = phrase(*obj)
+    return Clause(given, VERB[verb], found.de["acc"], found.en, [])
+
+
+def phrase(noun, determiner, plural=False, adj=None):
+    return noun_phrase(NOUN[noun], determiner, plural, adj)
+
+
+KLUG, SCHWER = ("klug", "clever"), ("schwer", "heavy")
+
+
+@pytest.mark.parametrize(
+    "words, make, german, english",
+    [
+        (
+            (("Frau", "der"), "mitnehmen", ("Tasche", "ein", False, SCHWER)),
+            lambda c: (_main(c), _en_present(c)),
+            "die Frau nimmt eine schwere Tasche mit",
+            "the woman takes a heavy bag along",
+        ),
+        (
+            (("Frau", "mein"), "einladen", ("Student", "ein", False, KLUG)),
+            lambda c: (_main(c, "heute"), _en_present(c)),
+            "heute lädt meine Frau einen klugen Studenten ein",
+            "my wife invites a clever student",
+        ),
+        (
+            ("ich", "vergessen", ("Schlüssel", "der", True)),
+            lambda c: (_perfect(c, "gestern"), _en_past(c)),
+            "gestern habe ich die Schlüssel vergessen",
+            "I forgot the keys",
+        ),
+        (
+            (("Junge", "dies", True), "abholen", ("Tante", "der")),
+            lambda c: (_verb_last(c), _en_present(c)),
+            "diese Jungen die Tante abholen",
+            "these boys pick the aunt up",
+        ),
+        (
+            (("Kind", "der"), "tragen", ("Mantel", "mein")),
+            lambda c: (_main(c, negated=True), _en_present(c)),
+            "das Kind trägt meinen Mantel nicht",
+            "the child carries my coat",
+        ),
+        (
+            (("Ärztin", "ein"), "suchen", ("Apfel", "ein")),
+            lambda c: (_perfect(c), _en_present(c)),
+            "eine Ärztin hat einen Apfel gesucht",
+            "a doctor looks for an apple",
+        ),
+    ],
+)
+def test_word_order(words, make, german, english):
+    assert make(clause(*words)) == (german, english)
+
+
+def test_prepositions_take_their_case():
+    """mit and in (where) with dative, für and in (where to) with accusative, in sentences of the grammar."""
+    rng = random.Random(5)
+    texts = [rule(rng).de for rule in RULES for _ in range(400)]
+    articles = {"mit": set(), "für": set()}
+    for text in texts:
+        words = text.split()
+        for word, after in zip(words, words[1:]):
+            if word in articles and after.startswith(("d", "ein", "mein")):
+                articles[word].add(after)
+    assert articles["mit"] & {"dem", "der", "den"} and not articles["mit"] & {"das", "die", "ein", "einen", "meine"}
+    assert articles["für"] & {"den", "die", "das"} and not articles["für"] & {"dem", "der", "einem", "einer", "meinem"}
+    motion = [t for t in texts if t.endswith(" gegangen.")]
+    assert motion and not any(f" {word} " in t for t in motion for word in ("im", "dem", "einem", "einer"))
+
+
+def test_animals_do_what_animals_do():
+    rng = random.Random(8)
+    animals = {n.de for n in NOUNS if n.kind == "animal"}
+    for _ in range(3000):
+        words = sentence(rng).de.strip(".?").split()
+        if words[-1] in ("repariert", "gekocht", "verkauft"):
+            assert words[1] not in animals, words
+
+
 def test_splits_are_disjoint_deterministic_and_of_known_words():
     parts = {split: pairs(split) for split in SIZES}
     assert {split: len(rows) for split, rows in parts.items()} == SIZES
@@ -82,6 +179,16 @@ def test_splits_are_disjoint_deterministic_and_of_known_words():
         assert words(parts[split]) <= known
     assert parts["test"] == pairs("test", seed=0) != pairs("test", seed=1)
     assert len(handwritten()) >= 150 and set(handwritten()) <= set(parts["train"])
+
+
+def test_test_sentences_are_new_combinations():
+    """Each holds a word combination of no training sentence, and no combination held out for dev."""
+    from core.data.embedded import _generate, split_of
+
+    train = {tuple(p) for s, _ in zip(_generate("train", "train", 0), range(3000)) for p in s.pairs}
+    test = [s for s, _ in zip(_generate("test", "test", 0), range(300))]
+    assert all(set(s.pairs) - train for s in test)
+    assert all(split_of(s) == "test" for s in test)
 
 
 def test_monolingual_text_holds_no_test_sentence():
