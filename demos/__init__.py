@@ -53,7 +53,7 @@ def launch(
 
     Args:
         run: run folder, model folder or "embedded"; None takes `choose_run`.
-        port: 0 lets the system choose.
+        port: 0 takes the first free one from 7860.
     """
     page = build(app, run)
     from demos.look import serve

@@ -56,7 +56,7 @@ CSS = """
 .graft-plot text.mean {fill: #b45309; font-weight: 600}
 .graft-swap {align-self: center; min-width: 44px !important}
 .graft-slot:not(:has(.graft-banner)):not(:has(.graft-plot)) {display: none !important}
-.gradio-container table td, .gradio-container table th {font-family: var(--font) !important}
+.gradio-container .table-wrap * {font-family: var(--font) !important}
 
 """
 
@@ -82,7 +82,7 @@ def theme() -> gr.themes.Base:
 
 
 def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: bool = True) -> str:
-    """Serve a page and return its address; `port` 0 lets the system choose.
+    """Serve a page and return its address; `port` 0 takes the first free one from 7860.
 
     Raises:
         GraftError: the port is taken.

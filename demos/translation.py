@@ -25,9 +25,9 @@ from core.inference.request import Result
 from demos import look
 
 EXAMPLES = [
-    ["Guten Morgen! Ich möchte einen Kaffee und ein Brot.", "de", "en"],
-    ["The small dog is sleeping under the old table.", "en", "de"],
-    ["Wo ist der Bahnhof? Der Zug fährt um acht Uhr.", "de", "en"],
+    ["Guten Morgen. Wie geht es dir? Das Wetter ist heute schön.", "de", "en"],
+    ["The clever doctors can taste this warm cake.", "en", "de"],
+    ["Letzte Woche ist das kluge Kind in den ruhigen Park gekommen.", "de", "en"],
 ]
 ROWS_TRANSLATED = 200
 """How many rows of an upload the page translates itself; files of translations may be of any length."""

@@ -210,6 +210,7 @@ def _joined(example: TranslationExample, lines: Sequence[Sequence[str]], ready: 
         "prompt_tokens": sum(part.meta["prompt_tokens"] for part in parts),
         "tokens": sum(part.meta["tokens"] for part in parts),
         "finish_reason": "length" if any(part.meta["finish_reason"] == "length" for part in parts) else "stop",
+        "sentences": count,
         "exchanges": [(part.meta["prompt"], part.text) for part in parts],
         "warnings": list(dict.fromkeys(warnings)),
     }
@@ -218,13 +219,17 @@ def _joined(example: TranslationExample, lines: Sequence[Sequence[str]], ready: 
 
 
 def _trimmed(events: Iterator[Event]) -> Iterator[Event]:
-    """The events without white space at the ends of their joined text."""
-    held, begun = "", False
+    """The events up to the first line break, without white space at the ends of their joined text."""
+    held, begun, ended = "", False, False
     for event in events:
         if event.kind != "text":
             yield event
             continue
-        text = held + event.text if begun else event.text.lstrip()
+        if ended:
+            continue
+        line, line_break, _ = event.text.partition("\n")
+        ended = bool(line_break)
+        text = held + line if begun else line.lstrip()
         kept = text.rstrip()
         held, begun = text[len(kept) :], begun or bool(kept)
         if kept:

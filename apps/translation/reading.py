@@ -89,6 +89,8 @@ def json_rows(file: Path, on_bad: Any) -> Iterator[tuple[int, Any]]:
 
 
 _TOKENISED = re.compile(r"\S [.,](\s|$)|&(apos|quot|#\d+);|@-@|@@(\s|$)|\S n't\b")
+# Latin, Greek, Cyrillic, Armenian. Georgian has capitals in Unicode that ordinary text does not use.
+_CASED = re.compile(r"[A-Za-z\u00c0-\u024f\u0370-\u052f\u0531-\u0587]")
 _SAMPLE = 200
 
 
@@ -101,7 +103,7 @@ def detokenised(rows: Iterator[T], file: Path, allowed: bool) -> Iterator[T]:
     for side in ("src", "tgt"):
         texts = [text for row in head if (text := getattr(row, side))]
         marked = [text for text in texts if _TOKENISED.search(text)]
-        cased = [text for text in texts if text.lower() != text.upper()]
+        cased = [text for text in texts if _CASED.search(text)]
         lowered = [text for text in cased if text == text.lower()]
         for found, out_of, share, word in ((marked, texts, 0.25, "tokenised"), (lowered, cased, 0.95, "lowercased")):
             if len(out_of) >= 8 and len(found) > share * len(out_of):

@@ -1,0 +1,82 @@
+"""ALMA's two methods: which rows they make of which examples."""
+
+from __future__ import annotations
+
+import pytest
+
+from apps.translation import TranslationExample
+from apps.translation.methods.alma import MonoConfig, ParallelConfig, keep_shares, mono, parallel
+from core.config.registry import METHODS, get_app
+from core.config.schema import Recipe
+from core.errors import DataError, TemplateError
+from core.training.stage import StageContext
+
+PAIRS = [TranslationExample("Guten Tag.", "Good day.", "de", "en"), TranslationExample("Ja.", "Yes.", "de", "en")]
+MONO = [TranslationExample(text, src_lang=lang) for text, lang in [("Ein Satz.", "de"), ("A line.", "en")] * 5]
+
+
+def context(options, train, evaluation=()):
+    app = get_app("translation")
+    return StageContext(recipe=Recipe(), options=options, tokenizer=None, train=train, eval=list(evaluation), app=app)
+
+
+def test_both_methods_are_registered():
+    get_app("translation")
+    assert METHODS.get("translation.mono").config is MonoConfig
+    assert METHODS.get("translation.parallel").config is ParallelConfig
+
+
+def test_mono_trains_every_token_in_blocks():
+    stage = mono(context(MonoConfig(), MONO, PAIRS))
+    assert stage.layout == "blocks" and len(stage.rows) == len(MONO)
+    assert all(segment.train for row in stage.rows for segment in row)
+    assert [row[0].text for row in stage.eval_rows] == ["Guten Tag.", "Good day.", "Ja.", "Yes."]
+    assert len(mono(context(MonoConfig(sides="tgt"), PAIRS)).rows) == 2
+
+
+def test_shares_keep_as_much_as_the_scarcest_language_allows():
+    german = [TranslationExample("x" * 10, src_lang="de")] * 100
+    english = [TranslationExample("y" * 10, src_lang="en")] * 30
+    kept = keep_shares([*german, *english], {"de": 0.25, "en": 0.75})
+    assert sum(e.src_lang == "en" for e in kept) == 30 and sum(e.src_lang == "de" for e in kept) == 10
+    with pytest.raises(DataError, match="language 'fr' has no text"):
+        keep_shares(german, {"de": 0.5, "fr": 0.5})
+    with pytest.raises(DataError, match="language 'en' has no share"):
+        keep_shares([*german, *english], {"de": 1.0})
+
+
+def test_parallel_trains_targets_in_both_directions():
+    stage = parallel(context(ParallelConfig(), PAIRS, PAIRS))
+    assert stage.layout == "rows" and len(stage.rows) == 4 and len(stage.eval_rows) == 2
+    trained = ["".join(s.text for s in row if s.train) for row in stage.rows]
+    assert trained == [" Good day.", " Guten Tag.", " Yes.", " Ja."]
+    assert stage.rows[1][0].text.startswith("Translate this from English to German:")
+    assert len(parallel(context(ParallelConfig(directions="forward"), PAIRS)).rows) == 2
+
+
+def test_a_stream_stays_a_stream_and_can_be_read_again():
+    class Stream:
+        def __iter__(self):
+            yield from PAIRS
+
+    rows = parallel(context(ParallelConfig(), Stream())).rows
+    assert not isinstance(rows, list) and len(list(rows)) == len(list(rows)) == 4
+
+
+def test_wrong_material_is_named():
+    with pytest.raises(DataError, match="needs pairs"):
+        parallel(context(ParallelConfig(), MONO))
+    with pytest.raises(TemplateError, match="unknown template"):
+        parallel(context(ParallelConfig(template="almaa"), PAIRS))
+
+
+def test_the_recipes_check(monkeypatch):
+    from core.config.load import load_recipe, resolve_stages
+    from recipes.catalogue import find
+
+    monkeypatch.setenv("GRAFT_DATA", "/data")
+    stages = resolve_stages(load_recipe(find("translation/alma")))
+    assert [s.method for s in stages] == ["translation.mono", "translation.parallel"]
+    assert stages[0].recipe.train.schedule == "cosine" and stages[1].recipe.train.schedule == "inverse_sqrt"
+    (stage,) = resolve_stages(load_recipe(find("translation/multi30k")))
+    assert stage.recipe.data.train[0].path == "/data/translation/multi30k/train"
