@@ -16,19 +16,31 @@ from core.errors import DataError
 Statistic = Callable[[np.ndarray], float]
 
 
-def _resamples(rows: int, n: int, seed: int) -> np.ndarray:
-    """Counts of each row in each resample, (n, rows)."""
-    return np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=n)
+def _table(stats: np.ndarray) -> np.ndarray:
+    """Statistics as (rows, k); one number a row is k = 1."""
+    stats = np.asarray(stats, dtype=np.float64)
+    return stats[:, None] if stats.ndim == 1 else stats
+
+
+def _totals(stats: np.ndarray, n: int, seed: int, cells: int = 10_000_000) -> np.ndarray:
+    """Sums of the statistics of each resample, (n, k). Counts are drawn in parts, so that memory stays bounded."""
+    rows, generator = len(stats), np.random.default_rng(seed)
+    size = max(1, cells // rows)
+    parts = []
+    for start in range(0, n, size):
+        counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=min(size, n - start))
+        parts.append(counts.astype(np.float64) @ stats)
+    return np.concatenate(parts)
 
 
 def bootstrap_ci(
     stats: np.ndarray, metric: Statistic, *, n: int = 1000, seed: int = 12345, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of `metric(sum of rows)` for statistics (rows, k)."""
-    stats = np.atleast_2d(np.asarray(stats, dtype=np.float64).T).T
+    """Percentile interval of `metric(sum of rows)` for statistics (rows, k). Raises `DataError` without rows."""
+    stats = _table(stats)
     if len(stats) == 0:
         raise DataError("no rows to resample")
-    values = [metric(total) for total in _resamples(len(stats), n, seed) @ stats]
+    values = [metric(total) for total in _totals(stats, n, seed)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -49,12 +61,14 @@ def paired_bootstrap(
 
     p counts how often the centred resampled difference is at least as large as the observed one.
     """
-    a, b = (np.atleast_2d(np.asarray(x, dtype=np.float64).T).T for x in (a, b))
+    a, b = _table(a), _table(b)
     if a.shape != b.shape:
         raise DataError(f"the systems have statistics of shape {a.shape} and {b.shape}")
+    if len(a) == 0:
+        raise DataError("no rows to resample")
     observed = metric(b.sum(0)) - metric(a.sum(0))
-    counts = _resamples(len(a), n, seed)
-    differences = np.array([metric(y) - metric(x) for x, y in zip(counts @ a, counts @ b)])
+    totals = _totals(np.hstack([a, b]), n, seed)
+    differences = np.array([metric(total[a.shape[1] :]) - metric(total[: a.shape[1]]) for total in totals])
     low, high = np.quantile(differences, [0.025, 0.975])
     extreme = np.abs(differences - differences.mean()) >= abs(observed) - 1e-12
     return PairedResult(float(observed), (float(low), float(high)), float((extreme.sum() + 1) / (n + 1)))

@@ -1,4 +1,4 @@
-"""The transformers engine: the same output alone and in a batch, in a stream and in a call, and nothing left changed."""
+"""The transformers engine: the same output alone, in a batch and in a stream, and nothing left changed."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def test_dropout_is_silent_while_serving():
     assert len(noisy) == 2, "the model has no dropout: the test above shows nothing"
 
 
-def first_text(engine, sampling=SamplingParams(max_new_tokens=24)):
+def first_text(engine):
     for request in requests_of(engine):
-        (output,) = engine.generate([request], sampling)
+        (output,) = engine.generate([request], SamplingParams(max_new_tokens=24))
         if len(output.text) > 12 and "\ufffd" not in output.text[:12]:
             return request, output
     raise AssertionError("no output long enough for this test")
