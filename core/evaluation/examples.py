@@ -18,7 +18,7 @@ import numpy as np
 from core.evaluation.bootstrap import paired_bootstrap
 from core.evaluation.report import Report
 
-SOURCE = ("input", "source", "src", "prompt", "question")
+SOURCE = ("input", "source", "src", "prompt", "question", "text")
 REFERENCE = ("reference", "target", "tgt", "answer")
 PREDICTION = ("prediction", "output", "hypothesis")
 _NOT_SCORES = {"id", "n", "tokens", "index"}
@@ -39,9 +39,12 @@ def examples_section(before: Report | None, after: Report | None, worst: int = 6
         shown = [("First examples", list(range(min(worst, len(rows)))))]
         lead = "The rows carry no score of their own, so they are shown in order."
     else:
-        order = sorted(range(len(rows)), key=lambda i: (_number(rows[i].get(score)), i))
+        assert report is not None
+        known = report.metrics.get(score)
+        sign = -1 if known is not None and not known.higher_is_better else 1
+        order = sorted(range(len(rows)), key=lambda i: (sign * _number(rows[i].get(score)), i))
         shown = [("Worst after training" if after else "Worst", order[:worst])]
-        gains = {i: _number(rows[i].get(score)) - _number(o.get(score)) for i, o in enumerate(other) if o}
+        gains = {i: sign * (rows[i][score] - o[score]) for i, o in enumerate(other) if o and _is_number(o.get(score))}
         if gains:
             best = sorted((i for i in gains if i not in order[:worst]), key=lambda i: (-gains[i], i))[:improved]
             shown.append(("Most improved", [i for i in best if gains[i] > 0]))
@@ -87,14 +90,15 @@ def _example(row: Row, earlier: Row | None, score: str | None) -> str:
     reference = _pick(row, REFERENCE)
     figures = ""
     if score is not None:
-        old = f"{earlier[score]:.1f} → " if earlier and _is_number(earlier.get(score)) else ""
-        figures = f"{escape(score)} {old}{row[score]:.1f}"
+        old = f"{earlier[score]:.4g} → " if earlier and _is_number(earlier.get(score)) else ""
+        figures = f"{escape(score)} {old}{row[score]:.4g}"
     label = row.get("id")
     name = "" if label is None else f"# {escape(str(label))}"
     lines = [("source", _text(_pick(row, SOURCE)), ""), ("reference", _text(reference), "")]
-    if earlier is not None:
+    made = _pick(row, PREDICTION)
+    if earlier is not None and made is not None:
         lines.append(("before", _marked(_pick(earlier, PREDICTION), reference), "before"))
-    lines.append(("after" if earlier is not None else "output", _marked(_pick(row, PREDICTION), reference), "after"))
+    lines.append(("after" if earlier is not None else "output", _marked(made, reference), "after"))
     body = "".join(f'<dt>{title}</dt><dd class="{kind}" dir="auto">{text}</dd>' for title, text, kind in lines if text)
     return f'<div class="example"><header><span>{name}</span><span>{figures}</span></header><dl>{body}</dl></div>'
 

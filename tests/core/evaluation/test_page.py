@@ -132,6 +132,14 @@ def test_rows_of_any_app_can_be_shown(run):
     assert score_field([{"id": 1, "ok": True, "chrf": 2.0}, {"id": 2, "ok": True, "chrf": 3}]) == "chrf"
 
 
+def test_worst_comes_first_also_where_lower_is_better(run):
+    rows = [{"text": f"text {i}", "bits_per_byte": float(i)} for i in range(20)]
+    metrics = {"bits_per_byte": Metric(9.5, 20, higher_is_better=False)}
+    Report("lm", metrics, {}, rows, [], "bits_per_byte").save(run.eval_dir("after"))
+    _, text, _ = read(write_report_page(run))
+    assert text.index("text 19") < text.index("text 18") and "text 3" not in text
+
+
 def test_history_follows_stages_and_takes_the_later_of_two_lines():
     rows = [{"stage": "a", "step": s, "loss": 5.0} for s in (1, 2, 3)]
     rows += [{"stage": "a", "step": 3, "loss": 4.0}, {"stage": "b", "step": 1, "loss": float("nan")}]

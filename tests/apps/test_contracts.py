@@ -1,0 +1,51 @@
+"""Every app keeps the shared contract."""
+
+from __future__ import annotations
+
+import math
+
+from core.errors import AppInputError, GraftError, LanguageError
+from tests.apps.contract import PipelineContract
+
+
+class TestTranslation(PipelineContract):
+    app = "translation"
+    inputs = ("Guten Tag.", "Der Hund schläft im Garten hinter dem alten Haus.", "Ja!", "Wie geht es dir heute?")
+    fields = {"src": "de", "tgt": "en"}
+    row = {"src": "Guten Tag.", "tgt": "Good day.", "src_lang": "de", "tgt_lang": "en"}
+    bad = (
+        ("Hallo", {"src": "de", "tgt": "xx"}, LanguageError, "xx"),
+        ("Hallo", {"src": "de", "tgt": "de"}, LanguageError, "de"),
+        ("Hallo", {"src": "de"}, GraftError, "language"),
+        ("Hallo", {"src": "de", "tgt": "en", "tgtt": "en"}, AppInputError, "tgt"),
+        ({"sorce": "Hallo"}, {"src": "de", "tgt": "en"}, GraftError, "src"),
+        ({"src": 3, "src_lang": "de", "tgt_lang": "en"}, {}, GraftError, "src"),
+        ("Wort " * 600, {"src": "de", "tgt": "en"}, AppInputError, "too long"),
+    )
+    golden = (
+        ["the dog sleeps in the garden", "good day to you all"],
+        [
+            {"src": "Der Hund schläft.", "tgt": "the dog sleeps in the garden", "src_lang": "de", "tgt_lang": "en"},
+            {"src": "Guten Tag.", "tgt": "good day to you all", "src_lang": "de", "tgt_lang": "en"},
+        ],
+        {"bleu": 100.0, "chrf": 100.0, "ter": 0.0, "empty": 0.0, "length_ratio": 1.0},
+    )
+
+
+class TestLm(PipelineContract):
+    app = "lm"
+    inputs = ("Once upon a time", "The", "There was a small house at the edge of the wood, and")
+    row = {"text": "Once upon"}
+    bad = (
+        ("", {}, AppInputError, "nothing to continue"),
+        ({"txt": "Once"}, {}, GraftError, "text"),
+        ("many words " * 300, {}, GraftError, "context"),
+    )
+    golden = (
+        [
+            {"logprob": -8 * math.log(2), "tokens": 2, "bytes": 4},
+            {"logprob": -4 * math.log(2), "tokens": 2, "bytes": 4},
+        ],
+        [{"text": "abcd"}, {"text": "abab"}],
+        {"bits_per_byte": 1.5, "perplexity": 8.0},
+    )
