@@ -24,8 +24,7 @@ from core.errors import DataError
 IGNORE = -100
 CHUNK = 1000
 Mode = Literal["offsets", "pieces"]
-Spans = list[tuple[int, int]]
-Tokenise = Callable[[str], tuple[list[int], Spans]]
+Tokenise = Callable[[str], list[int]]
 
 
 @dataclass
@@ -106,7 +105,7 @@ def encode_prompt(segments: Sequence[Segment], tokenizer: Any, mode: Mode = "off
     """The ids a model is given: the leading untrained segments, with the tokenizer's own beginning, without an end."""
     texts = [s.text for s in prompt_segments(segments)]
     tokenise = _one_by_one(tokenizer)
-    ids = [i for t in (texts if mode == "pieces" else ["".join(texts)]) for i in tokenise(t)[0]]
+    ids = [i for t in (texts if mode == "pieces" else ["".join(texts)]) for i in tokenise(t)]
     prefix = _prefix(tokenizer)
     return ids if prefix and ids[: len(prefix)] == prefix else prefix + ids
 
@@ -143,7 +142,7 @@ def encode_rows(
 def encode_stream(
     rows: Iterable[Sequence[Segment]], tokenizer: Any, *, mode: Mode = "offsets", max_length: int | None = None
 ) -> Iterable[Any]:
-    """`encode` of each row in turn, tokenising a thousand rows in one call, which is several times faster."""
+    """`encode` of each row in turn; a thousand rows are tokenised in one call, on the tokenizer's threads."""
     rows = iter(rows)
     while chunk := list(islice(rows, CHUNK)):
         tokenise = _ahead([t for segments in chunk for t in _texts(segments, mode)], tokenizer)
@@ -155,35 +154,47 @@ def _encode(
     segments: Sequence[Segment], tokenizer: Any, tokenise: Tokenise, mode: Mode, max_length: int | None, eos: bool
 ) -> Encoded | None:
     segments = _until_last_target(segments)
-    ids, labels, spans, straddled = (_by_piece if mode == "pieces" else _by_text)(segments, tokenise)
-    end = tokenizer.eos_token_id
+    ids, labels, straddled = (_by_piece if mode == "pieces" else _by_text)(segments, tokenise)
+    end, prefix = tokenizer.eos_token_id, _prefix(tokenizer)
     if eos and segments and segments[-1].train and (not ids or ids[-1] != end):
-        ids, labels, spans = [*ids, end], [*labels, end], [*spans, (-1, -1)]
-    prefix = _prefix(tokenizer)
-    if prefix and ids[: len(prefix)] == prefix:
-        labels[: len(prefix)] = [IGNORE] * len(prefix)
-        ids, labels, spans = ids[len(prefix) :], labels[len(prefix) :], spans[len(prefix) :]
+        ids, labels = [*ids, end], [*labels, end]
+    if not (prefix and ids[: len(prefix)] == prefix):
+        ids, labels = prefix + ids, [IGNORE] * len(prefix) + labels
+    labels[: len(prefix)] = [IGNORE] * len(prefix)
     cut = 0
-    if max_length is not None and len(prefix) + len(ids) > max_length:
-        cut = len(prefix) + len(ids) - max_length
-        at = _cut_at(segments, labels, spans, cut)
+    if max_length is not None and len(ids) > max_length:
+        cut = len(ids) - max_length
+        first = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
+        at = _cut_at(segments, tokenizer, mode, len(prefix), first, cut)
         if at is None:
             return None
         ids, labels = ids[:at] + ids[at + cut :], labels[:at] + labels[at + cut :]
-    return Encoded(prefix + ids, [IGNORE] * len(prefix) + labels, cut, straddled)
+    return Encoded(ids, labels, cut, straddled)
 
 
-def _cut_at(segments: Sequence[Segment], labels: list[int], spans: Spans, count: int) -> int | None:
-    """Where `count` tokens can go: the end of the longest field, else the start; None when they would not suffice."""
-    first = next((i for i, label in enumerate(labels) if label != IGNORE), len(labels))
-    start, end, position = 0, 0, 0
-    for segment in prompt_segments(segments):
-        if segment.source is not None and segment.source[1] - segment.source[0] > end - start:
-            start, end = position + segment.source[0], position + segment.source[1]
+def _cut_at(segments: Sequence[Segment], tokenizer: Any, mode: Mode, begin: int, first: int, count: int) -> int | None:
+    """Where `count` tokens can go: the end of the longest field, else the start; None when they would not suffice.
+
+    Args:
+        begin, first: where the tokens after the tokenizer's beginning start, and where the first target does.
+    """
+    prompt = prompt_segments(segments)
+    longest, position = (0, 0), 0
+    for segment in prompt:
+        if segment.source is not None and segment.source[1] - segment.source[0] > longest[1] - longest[0]:
+            longest = (position + segment.source[0], position + segment.source[1])
         position += len(segment.text)
-    if end == start or not spans or spans[0] == (-1, -1):
-        return 0 if count <= first else None
-    inside = [i for i in range(first) if start <= spans[i][0] and spans[i][1] <= end and spans[i][0] < spans[i][1]]
+    if longest == (0, 0) or not getattr(tokenizer, "is_fast", False):
+        return begin if begin + count <= first else None
+    texts = [s.text for s in prompt] if mode == "pieces" else ["".join(s.text for s in prompt)]
+    spans, position = [], 0
+    for text in texts:
+        places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans += [(a + position, b + position) for a, b in places]
+        position += len(text)
+    # the prompt's tokens stand right before the first target; a beginning in its own text is among them
+    shift = first - len(spans)
+    inside = [i + shift for i, (a, b) in enumerate(spans) if longest[0] <= a < b <= longest[1]]
     # at least one token of the field stays: a row without its source teaches to invent
     return inside[-1] + 1 - count if len(inside) > count else None
 
@@ -213,43 +224,33 @@ def _texts(segments: Sequence[Segment], mode: Mode) -> list[str]:
     return [text[:end] for end, _ in _borders(segments)]
 
 
-def _by_piece(segments: Sequence[Segment], tokenise: Tokenise) -> tuple[list[int], list[int], Spans, bool]:
+def _by_piece(segments: Sequence[Segment], tokenise: Tokenise) -> tuple[list[int], list[int], bool]:
     ids: list[int] = []
     labels: list[int] = []
-    spans: Spans = []
-    position = 0
     for segment in segments:
-        piece, places = tokenise(segment.text)
+        piece = tokenise(segment.text)
         ids += piece
         labels += piece if segment.train else [IGNORE] * len(piece)
-        spans += _moved(places, position)
-        position += len(segment.text)
-    return ids, labels, spans, False
+    return ids, labels, False
 
 
-def _by_text(segments: Sequence[Segment], tokenise: Tokenise) -> tuple[list[int], list[int], Spans, bool]:
+def _by_text(segments: Sequence[Segment], tokenise: Tokenise) -> tuple[list[int], list[int], bool]:
     text = "".join(s.text for s in segments)
     ids: list[int] = []
     labels: list[int] = []
-    spans: Spans = []
     straddled = False
     start = 0
     for end, train in _borders(segments):
-        whole, places = tokenise(text[:end])
+        whole = tokenise(text[:end])
         if whole[: len(ids)] == ids:
-            new, spans = whole[len(ids) :], spans + places[len(ids) :]
+            new = whole[len(ids) :]
         else:
             straddled = True
-            new, places = tokenise(text[start:end])
-            spans = spans + _moved(places, start)
+            new = tokenise(text[start:end])
         ids = ids + new
         labels += new if train else [IGNORE] * len(new)
         start = end
-    return ids, labels, spans, straddled
-
-
-def _moved(spans: Spans, by: int) -> Spans:
-    return [(a + by, b + by) if b >= 0 else (a, b) for a, b in spans]
+    return ids, labels, straddled
 
 
 def _one_by_one(tokenizer: Any) -> Tokenise:
@@ -261,15 +262,11 @@ def _ahead(texts: list[str], tokenizer: Any) -> Tokenise:
     return lambda text: known[text] if text in known else _tokenised([text], tokenizer)[0]
 
 
-def _tokenised(texts: list[str], tokenizer: Any) -> list[tuple[list[int], Spans]]:
-    """Ids and character spans without added tokens; a tokenizer in Python knows no spans, all are then (-1, -1)."""
+def _tokenised(texts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Ids without added tokens."""
     if not texts:
         return []
-    fast = bool(getattr(tokenizer, "is_fast", False))
-    out = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=fast, return_attention_mask=False)
-    ids = [list(row) for row in out["input_ids"]]
-    spans = out["offset_mapping"] if fast else [[(-1, -1)] * len(row) for row in ids]
-    return [(row, list(places)) for row, places in zip(ids, spans)]
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
 def _prefix(tokenizer: Any) -> list[int]:

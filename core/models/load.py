@@ -78,8 +78,8 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> A
         raise ConfigError("no tokenizer", where="model.tokenizer", hint="set model.tokenizer, e.g. bpe:8192")
     from transformers import AutoTokenizer
 
-    place = resolve_path(source)
-    if Path(place).is_dir() and not any((Path(place) / f).is_file() for f in TOKENIZER_FILES):
+    place = _folder_or_hub(_tokenizer_folder(source), config.revision, "tokenizer")
+    if Path(place).is_dir() and not _holds_tokenizer(place):
         raise CheckpointError(
             "the folder holds no tokenizer",
             where=place,
@@ -87,7 +87,9 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> A
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, revision=config.revision, trust_remote_code=config.trust_remote_code
+            place,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
         )
     except Exception as error:
         raise _explained(error, "tokenizer", place) from error
@@ -98,6 +100,15 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> A
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _holds_tokenizer(folder: str) -> bool:
+    return any((Path(folder).expanduser() / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _tokenizer_folder(source: str) -> str:
+    """As `resolve_path`, and a folder that holds a tokenizer alone is good as well."""
+    return str(Path(source).expanduser()) if _holds_tokenizer(source) else resolve_path(source)
 
 
 def load_model(
@@ -136,16 +147,16 @@ def load_model(
     if config.preset:
         model = _from_preset(config.preset, tokenizer, options, seed)
     elif config.path:
-        model = _from_folder(config, tokenizer, options)
+        model = _from_folder(config.path, config, tokenizer, options)
     else:
         raise ConfigError("no model", where="model.path", hint="set model.path, or model.preset to start from nothing")
     return keep_exact(model).to(device)
 
 
-def _from_folder(config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
+def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
-    place = resolve_path(config.path)  # type: ignore[arg-type]
+    place = _folder_or_hub(resolve_path(path), config.revision, "model")
     folder = Path(place)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -157,7 +168,7 @@ def _from_folder(config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -
                 "the folder has a config.json but no weights", where=place, hint="copy its model.safetensors too"
             )
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
@@ -166,6 +177,7 @@ def _from_folder(config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -
         )
     except Exception as error:
         raise _explained(error, "model", place) from error
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -196,6 +208,36 @@ def _from_preset(preset: str, tokenizer: Any, options: dict[str, Any], seed: int
         return AutoModelForCausalLM.from_config(config, **options)
 
 
+def _folder_or_hub(place: str, revision: str | None, what: str) -> str:
+    """A folder as it is; a hub id as it is when the hub can be asked, else its folder in the cache.
+
+    Without network the hub's client would retry for most of a minute before it says so.
+    """
+    if Path(place).is_dir() or _hub_resolves():
+        return place
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(place, revision=revision, local_files_only=True)
+    except Exception as error:
+        raise _explained(error, what, place) from error
+
+
+def _hub_resolves() -> bool:
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        return bool(getproxies() or socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443))
+    except OSError:
+        return False
+
+
 def _explained(error: Exception, what: str, place: str) -> Exception:
     """The library's error in our words; an error that the user did not cause comes back as it is."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))[:200]
@@ -211,7 +253,8 @@ def _explained(error: Exception, what: str, place: str) -> Exception:
         return CheckpointError(
             f"the {what} '{place}' is no folder here and cannot be fetched as a hub id",
             where=place,
-            hint=f"without network give a local folder that holds config.json and weights ({text})",
+            hint="without network give a local folder that holds config.json and weights"
+            + ("" if type(error).__name__ == "LocalEntryNotFoundError" else f" ({text})"),
         )
     if type(error).__name__ == "SafetensorError":
         return CheckpointError(f"the weights are torn: {text}", where=place, hint="copy the folder again")

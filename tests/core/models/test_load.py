@@ -158,6 +158,32 @@ def test_a_tokenizer_needs_an_end_and_gets_a_padding(saved, tmp_path):
         load_tokenizer(ModelConfig(path=str(tmp_path / "m")))
 
 
+def test_a_folder_with_a_tokenizer_alone_is_enough_for_a_tokenizer(saved, tmp_path):
+    saved[2].save_pretrained(tmp_path)
+    loaded = load_tokenizer(ModelConfig(preset="tiny", tokenizer=str(tmp_path)))
+    assert loaded.get_vocab() == saved[2].get_vocab()
+    with pytest.raises(CheckpointError, match="no model"):
+        load_model(ModelConfig(path=str(tmp_path)), loaded)
+
+
+def test_without_network_the_answer_is_quick(monkeypatch):
+    import socket
+    import time
+
+    from huggingface_hub import constants
+
+    def unresolved(*_args, **_kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        load_model(ModelConfig(path="nobody/nothing"), None)
+    assert time.monotonic() - start < 5
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(saved):
     rows = saved[1].get_input_embeddings().weight.shape[0]
     bigger = train_bpe(["hello there " * 9, "another text here"], rows + 5)
