@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from apps.translation.example import TranslationExample, example_from, to_jsonl
+from apps.translation.example import TranslationExample, example_from, pair_from, to_jsonl
 from apps.translation.languages import direction, language
 from apps.translation.reading import count_lines, detokenised, existing, json_rows, lines, reject, required
 from core.config.registry import Registry
@@ -131,7 +131,7 @@ def tsv(
                     raise DataError(
                         "too few columns", file=file, line=number, got=len(cells), expected=f"at least {need}"
                     )
-                yield _pair(cells[columns[0]], cells[columns[1]], src, tgt, file, number)
+                yield pair_from(cells[columns[0]], cells[columns[1]], src, tgt, file, number)
             except DataError as error:
                 reject(on_bad, error)
 
@@ -179,7 +179,7 @@ def alma(
                             got=sorted(texts),
                             expected=f"{src} and {tgt}",
                         )
-                yield _pair(texts[src], texts[tgt], src, tgt, file, number)
+                yield pair_from(texts[src], texts[tgt], src, tgt, file, number)
             except DataError as error:
                 reject(on_bad, error)
 
@@ -303,25 +303,8 @@ def _parallel(
     def rows() -> Iterator[TranslationExample]:
         for (number, source), (_, target) in zip(lines(first, None), lines(second, None)):
             try:
-                yield _pair(source, target, src, tgt, first, number, domain, second)
+                yield pair_from(source, target, src, tgt, first, number, domain, second)
             except DataError as error:
                 reject(on_bad, error)
 
     yield from detokenised(rows(), first, allowed)
-
-
-def _pair(
-    source: Any,
-    target: Any,
-    src: str,
-    tgt: str,
-    file: Path,
-    number: int,
-    domain: str | None = None,
-    target_file: Path | None = None,
-) -> TranslationExample:
-    for name, text, place in (("src", source, file), ("tgt", target, target_file or file)):
-        if not isinstance(text, str) or not text.strip():
-            raise DataError("empty text", file=place, line=number, field=name, got=text, expected="a sentence")
-    codes = language(src).code, language(tgt).code
-    return TranslationExample(source.strip(), target.strip(), *codes, domain=domain, id=str(number))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from apps.translation.languages import direction
+from apps.translation.languages import direction, language
 from core.errors import DataError, LanguageError
 
 
@@ -89,3 +89,21 @@ def example_from(
         row.get("domain"),
         None if label is None else str(label),
     )
+
+
+def pair_from(
+    source: Any,
+    target: Any,
+    src: str,
+    tgt: str,
+    file: Path,
+    number: int,
+    domain: str | None = None,
+    target_file: Path | None = None,
+) -> TranslationExample:
+    """A pair read from `file` (and `target_file`), line `number`; a side that is no text or blank is a `DataError`."""
+    for name, text, place in (("src", source, file), ("tgt", target, target_file or file)):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError("empty text", file=place, line=number, field=name, got=text, expected="a sentence")
+    codes = language(src).code, language(tgt).code
+    return TranslationExample(source.strip(), target.strip(), *codes, domain=domain, id=str(number))

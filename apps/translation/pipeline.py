@@ -202,7 +202,7 @@ def _joined(example: TranslationExample, lines: Sequence[Sequence[str]], ready: 
     parts, ready[:] = ready[:count], ready[count:]
     between = separators(lines, example.tgt_lang)
     text = between[0] + "".join(part.text + after for part, after in zip(parts, between[1:]))
-    warnings = [warning for part in parts for warning in part.meta["warnings"]] or []
+    warnings = [warning for part in parts for warning in part.meta["warnings"]]
     if not parts:
         text, warnings = "", ["the source text is empty"]
     meta = {
