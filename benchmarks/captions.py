@@ -1,4 +1,4 @@
-"""The test set of the caption bars, and how a trained run is scored on it."""
+"""What the caption bars share: training a recipe to its end, and scoring the run on the test set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import Any
 from benchmarks.data import data_root
 
 TEST = "translation/multi30k/test_2016_flickr"
+
+
+def train_run(recipe: Any) -> tuple[Path, list[dict[str, Any]]]:
+    """Train `recipe`; its run folder, and what each stage says. An interrupted run interrupts the bar."""
+    from core.config.run_folder import RunFolder
+    from core.training.run import train
+
+    run = RunFolder.create(recipe)
+    result = train(recipe, run)
+    if result["status"] != "done":
+        raise KeyboardInterrupt
+    return run.path, result["stages"]
 
 
 def translate_test(run: Path, *, beams: int, limit: int | None = None) -> tuple[Any, float]:

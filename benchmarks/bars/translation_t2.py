@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from benchmarks.bar import ROOT, Bar, Measured, Setting
-from benchmarks.captions import TEST, translate_test
+from benchmarks.captions import TEST, train_run, translate_test
 from benchmarks.data import data_root, read_lines
 from benchmarks.runner import RESULTS
 from core.config.files import read_json
@@ -27,17 +27,13 @@ QUICK = ("train.epochs=2", "eval.every=0")
 
 def measure(setting: Setting) -> Measured:
     from core.config.load import load_recipe
-    from core.config.run_folder import RunFolder
-    from core.training.run import train
 
     os.environ["GRAFT_DATA"] = str(data_root())
     read_lines(f"{TEST}.en")
     start = time.perf_counter()
     overrides = [f"output={setting.work / 'run'}", *OVERRIDES, *(QUICK if setting.quick else ())]
-    recipe = load_recipe(RECIPE, overrides)
-    run = RunFolder.create(recipe)
-    (stage,) = train(recipe, run)["stages"]
-    report, finished = translate_test(run.path, beams=5)
+    run, (stage,) = train_run(load_recipe(RECIPE, overrides))
+    report, finished = translate_test(run, beams=5)
     return Measured(
         round(report.value("bleu"), 2),
         None,

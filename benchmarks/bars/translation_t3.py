@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bar import Bar, Measured, Setting, Unavailable
-from benchmarks.captions import translate_test
+from benchmarks.captions import train_run, translate_test
 from benchmarks.data import read_lines
 
 GAIN, SEEDS, PAIRS, SECONDS = 2.0, (1, 2, 3), 2000, 480
@@ -48,8 +48,6 @@ def measure(setting: Setting) -> Measured:
 def run_arm(arm: str, seed: int, setting: Setting) -> dict[str, Any]:
     """Train one arm; its BLEU on test_2016_flickr, and its parallel steps."""
     from core.config.load import parse_yaml, recipe_from
-    from core.config.run_folder import RunFolder
-    from core.training.run import train
 
     raw, places = parse_yaml(RECIPE.read_text(encoding="utf-8"), str(RECIPE))
     raw.update(seed=seed, output=str(setting.work / f"{arm}-{seed}"))
@@ -58,10 +56,8 @@ def run_arm(arm: str, seed: int, setting: Setting) -> dict[str, Any]:
     if setting.quick:
         for part in (raw, *raw["stages"]):
             part["train"] = {**part.get("train", {}), "epochs": 2}
-    recipe = recipe_from(raw, places)
-    run = RunFolder.create(recipe)
-    stages = train(recipe, run)["stages"]
-    report, _ = translate_test(run.path, beams=1, limit=100 if setting.quick else None)
+    run, stages = train_run(recipe_from(raw, places))
+    report, _ = translate_test(run, beams=1, limit=100 if setting.quick else None)
     return {
         "bleu": round(report.value("bleu"), 2),
         "chrf": round(report.value("chrf"), 2),
