@@ -15,7 +15,6 @@ import itertools
 import os
 import shutil
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -28,7 +27,7 @@ from core.data.segments import Segment, Template
 from core.errors import AppInputError, CheckpointError, ConfigError
 from core.inference.batching import length_buckets
 from core.inference.request import Event, Output, Request, Result, SamplingParams
-from core.inference.save import save_base
+from core.inference.save import save_model
 
 CARD = "graft_pipeline.json"
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingParams)}
@@ -267,15 +266,7 @@ class BasePipeline:
         fsync_dir(path.parent)
 
     def _write(self, model: Any, path: Path) -> None:
-        for name, adapter in getattr(model, "peft_config", {}).items():
-            if not adapter.base_model_name_or_path:
-                adapter.base_model_name_or_path = "base"
-            if adapter.base_model_name_or_path == "base" and name == "default":
-                save_base(model, path / "base")
-        with warnings.catch_warnings():
-            # peft looks for the vocabulary's size at the base's place, which is not written yet
-            warnings.filterwarnings("ignore", message="Could not find a config file")
-            model.save_pretrained(path)
+        save_model(model, path)
         self.tokenizer.save_pretrained(path)
         write_json(
             path / CARD,

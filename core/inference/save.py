@@ -1,4 +1,4 @@
-"""Write the base under an adapter as a plain model folder, the adapter itself left on the model in memory."""
+"""Write a model as a folder: full weights, or an adapter, with its base where that has no other place on disk."""
 
 from __future__ import annotations
 
@@ -20,3 +20,18 @@ def base_weights(model: Any) -> dict[str, Any]:
 def save_base(model: Any, folder: str | Path) -> None:
     """Config and weights of the base of a peft model."""
     model.get_base_model().save_pretrained(folder, state_dict=base_weights(model))
+
+
+def save_model(model: Any, folder: str | Path) -> None:
+    """Weights and config into `folder`. An adapter whose base has no name of its own carries it in base/."""
+    adapter = getattr(model, "peft_config", {}).get("default")
+    if adapter is None:
+        model.save_pretrained(folder)
+        return
+    adapter.base_model_name_or_path = adapter.base_model_name_or_path or "base"
+    if adapter.base_model_name_or_path != "base":
+        model.save_pretrained(folder)
+        return
+    save_base(model, Path(folder) / "base")
+    # Asked to decide for itself, peft would look for a model called "base" on the hub.
+    model.save_pretrained(folder, save_embedding_layers=False)

@@ -182,7 +182,13 @@ def adapted(seed=1, **lora):
 
 
 @pytest.mark.parametrize("lora", [{}, {"modules_to_save": ["embed_tokens"]}], ids=["lora", "with trained embeddings"])
-def test_an_adapter_whose_base_is_only_in_memory_carries_it(tmp_path, lora):
+def test_an_adapter_whose_base_is_only_in_memory_carries_it(tmp_path, monkeypatch, lora):
+    def refuse(*arguments):
+        raise AssertionError("saving asked the network")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("peft.utils.other.file_exists", refuse)
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", refuse)
     pipeline = adapted(**lora)
     pipeline.save_pretrained(tmp_path / "a")
     assert (tmp_path / "a" / "base" / "config.json").is_file()
