@@ -231,15 +231,30 @@ def _plan(run: RunFolder, stages: list[dict[str, Any]]) -> str:
         plan, reason = _json(run, "plan.json")
         stages = [plan] if isinstance(plan, dict) else []
     out = ["<section><h2>What was planned and done</h2>"]
-    for stage in stages:
-        cells = {k: v for k, v in stage.items() if k != "versions" and not isinstance(v, (dict, list))}
-        title = f"{stage.get('stage', 'plan')}"
-        out.append(f'<h3>{escape(title)}</h3><dl class="plan">')
-        for key, value in cells.items():
-            if key != "stage" and value is not None:
-                out.append(f"<div><dt>{escape(key.replace('_', ' '))}</dt><dd>{escape(_value(value))}</dd></div>")
-        out.append("</dl>")
+    hidden = ("stage", "versions")
+    keys = list(dict.fromkeys(k for s in stages for k, v in s.items() if k not in hidden and _is_plain(v)))
+    if len(stages) == 1:
+        cells = ((key, _value(stages[0][key])) for key in keys)
+        pairs = "".join(f"<div><dt>{escape(_spaced(k))}</dt><dd>{escape(v)}</dd></div>" for k, v in cells)
+        out.append(f'<dl class="plan">{pairs}</dl>')
+    elif stages:
+        names = "".join(f'<th class="num">{escape(str(s.get("stage", "")))}</th>' for s in stages)
+        out.append(f'<div class="scroll"><table><thead><tr><th>stage</th>{names}</tr></thead><tbody>')
+        for key in keys:
+            cells_of_row = "".join(
+                f'<td class="num">{escape(_value(s[key])) if _is_plain(s.get(key)) else ""}</td>' for s in stages
+            )
+            out.append(f"<tr><td>{escape(_spaced(key))}</td>{cells_of_row}</tr>")
+        out.append("</tbody></table></div>")
     return "".join([*out, _missing(reason) if reason else "", "</section>"])
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, (dict, list))
+
+
+def _spaced(key: Any) -> str:
+    return str(key).replace("_", " ")
 
 
 def _recipe(run: RunFolder, info: dict[str, Any], after: Report | None) -> str:
