@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from apps.lm.data import TextExample
@@ -32,17 +32,27 @@ class LmPipeline(BasePipeline):
     def predict(self, examples: Sequence[TextExample], **gen: Any) -> list[dict[str, float]]:
         """For each document its summed log-probability in nats, its tokens and its bytes.
 
-        A document is conditioned on end of text, as in training, so that its first token counts too.
+        A document is conditioned on end of text, as in training, so that its first token counts too. One longer than
+        the model's context is read in windows that overlap by half, so that every token of it counts once.
         """
-        eos, found = self.tokenizer.eos_token_id, []
-        limit = (getattr(self.engine, "context", None) or 1024) - 1
-        pairs = []
-        for example in examples:
-            ids = self.tokenizer(example.text, add_special_tokens=False)["input_ids"][:limit]
-            pairs.append(([eos], ids))
-        for start in range(0, len(pairs), 16):
-            part = pairs[start : start + 16]
-            for (_, ids), mean in zip(part, self.engine.score(part)):
-                size = len(self.tokenizer.decode(ids).encode("utf-8"))
-                found.append({"logprob": mean * len(ids), "tokens": len(ids), "bytes": size})
+        texts = [self.to_example(example).text for example in examples]
+        pieces = [(number, *piece) for number, text in enumerate(texts) for piece in self._windows(text)]
+        found: list[dict[str, float]] = [{"logprob": 0.0, "tokens": 0, "bytes": len(t.encode("utf-8"))} for t in texts]
+        for start in range(0, len(pieces), 16):
+            part = pieces[start : start + 16]
+            means = self.engine.score([(context, targets) for _, context, targets in part])
+            for (number, _, targets), mean in zip(part, means):
+                found[number]["logprob"] += mean * len(targets)
+                found[number]["tokens"] += len(targets)
         return found
+
+    def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
+        """(context, targets) ids that together have every token of the text among the targets once."""
+        ids = [self.tokenizer.eos_token_id, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        size = getattr(self.engine, "context", None) or 1024
+        done = 1
+        while done < len(ids):
+            start = 0 if done == 1 else done - size // 2
+            end = min(len(ids), start + size)
+            yield ids[start:done], ids[done:end]
+            done = end
