@@ -18,7 +18,8 @@ _FONTS = ["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "Helvetica", "Aria
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 CSS = """
-.gradio-container {max-width: 1180px !important; margin: 0 auto !important; padding-top: 12px !important}
+.gradio-container {max-width: 1180px !important; width: 100% !important; margin: 0 auto !important;
+  padding-top: 12px !important}
 .graft-head {display: flex; align-items: flex-end; justify-content: space-between; gap: 16px; flex-wrap: wrap;
   padding: 6px 2px 14px; border-bottom: 1px solid var(--border-color-primary); margin-bottom: 6px}
 .graft-head h1 {font-size: 26px; font-weight: 700; letter-spacing: -.02em; margin: 0; line-height: 1.15}
@@ -39,7 +40,7 @@ CSS = """
 .graft-fact {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px;
   background: var(--background-fill-secondary)}
 .graft-fact .v {font-size: 18px; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.2}
-.graft-fact .k {font-size: 11.5px; color: var(--body-text-color-subdued); text-transform: uppercase;
+.graft-fact .k {font-size: 11px; color: var(--body-text-color-subdued); text-transform: uppercase;
   letter-spacing: .04em; margin-top: 2px}
 .graft-prompt {font-family: var(--font-mono); font-size: 12.5px; line-height: 1.5; white-space: pre-wrap;
   overflow-wrap: anywhere; background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
@@ -55,6 +56,9 @@ CSS = """
 .graft-plot line {stroke: var(--border-color-primary)} .graft-plot line.mean {stroke: #d97706; stroke-dasharray: 4 3}
 .graft-plot text.mean {fill: #b45309; font-weight: 600}
 .graft-swap {align-self: center; min-width: 44px !important}
+.graft-file .icon-wrap {display: none !important}
+.graft-file .or {display: inline !important; margin: 0 4px}
+.graft-file button .wrap {font-size: 13px !important; line-height: 1.4 !important; padding-top: 16px; min-height: 0}
 .graft-slot:not(:has(.graft-banner)):not(:has(.graft-plot)) {display: none !important}
 .gradio-container .table-wrap * {font-family: var(--font) !important}
 
@@ -147,8 +151,8 @@ def what_happened(meta: Mapping[str, Any], text: str, milliseconds: float) -> st
         {
             "prompt tokens": str(meta.get("prompt_tokens", 0)),
             "new tokens": str(tokens),
-            "milliseconds": f"{milliseconds:.0f}",
-            "tokens / s": speed,
+            "ms": f"{milliseconds:.0f}",
+            "tokens/s": speed,
             "ended by": {"stop": "stop", "length": "length"}.get(meta.get("finish_reason", ""), "–"),
         }
     )

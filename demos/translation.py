@@ -215,7 +215,10 @@ def _archive(report: Any) -> str:
 
 def describe(pipeline: TranslationPipeline) -> list[str]:
     """Chips of the header: what is loaded, its size and where it runs."""
-    chips = [Path(str(pipeline.source.get("path", type(pipeline.engine).__name__))).name]
+    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
+    if folder.name in ("model", "merged"):
+        folder = Path(folder.parent.parent.name, folder.parent.name)
+    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
     model = getattr(pipeline.engine, "model", None)
     if model is not None:
         count = sum(p.numel() for p in model.parameters())
@@ -260,7 +263,6 @@ def _translate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: st
                     placeholder="Welle = shaft",
                     info="one source = target a line" + ("" if enforced else "; checked, not enforced"),
                 )
-            gr.Examples(EXAMPLES, [text, source_language, target_language], label="Examples", cache_examples=False)
         with gr.Column(scale=1, min_width=320):
             problem = gr.HTML("", elem_id="translate-banner", elem_classes="graft-slot", padding=False)
             answer = gr.Textbox(label="Translation", lines=6, max_lines=14, interactive=False, buttons=["copy"])
@@ -268,6 +270,7 @@ def _translate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: st
                 happened = gr.HTML(
                     look.empty("Translate something to see the prompt, the tokens and the time."), padding=False
                 )
+    gr.Examples(EXAMPLES, [text, source_language, target_language], label="Examples", cache_examples=False)
     inputs = [text, source_language, target_language, terms, by_sentence, beams, budget]
     outputs = [problem, answer, happened]
     click = go.click(page.translate, inputs, outputs, api_name="translate", show_progress="hidden")
@@ -288,17 +291,34 @@ def _evaluate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: str
                 source_language = gr.Dropdown(choices, value=src, label="From", min_width=120)
                 target_language = gr.Dropdown(choices, value=tgt, label="To", min_width=120)
             with gr.Tab("Text files"):
-                hypotheses = gr.File(label="Hypotheses, one a line", file_types=[".txt", ".gz", "text"], height=96)
-                references = gr.File(label="References, one a line", file_types=[".txt", ".gz", "text"], height=96)
-                sources = gr.File(label="Sources (optional)", file_types=[".txt", ".gz", "text"], height=96)
+                hypotheses = gr.File(
+                    label="Hypotheses, one a line",
+                    file_types=[".txt", ".gz", "text"],
+                    height=92,
+                    elem_classes="graft-file",
+                )
+                references = gr.File(
+                    label="References, one a line",
+                    file_types=[".txt", ".gz", "text"],
+                    height=92,
+                    elem_classes="graft-file",
+                )
+                sources = gr.File(
+                    label="Sources (optional)", file_types=[".txt", ".gz", "text"], height=92, elem_classes="graft-file"
+                )
             with gr.Tab("JSONL"):
-                rows = gr.File(label='Rows {"src", "tgt", "prediction"?}', file_types=[".jsonl", ".json"], height=96)
+                rows = gr.File(
+                    label='Rows {"src", "tgt", "prediction"?}',
+                    file_types=[".jsonl", ".json"],
+                    height=92,
+                    elem_classes="graft-file",
+                )
                 gr.Markdown(
                     f"Rows without a prediction are translated here (at most {ROWS_TRANSLATED}). "
                     "`src_lang` and `tgt_lang` of a row win over the choice above."
                 )
             go = gr.Button("Score", variant="primary")
-            sample = gr.Button("Translate and score 50 shipped sentences")
+            sample = gr.Button("Try 50 shipped sentences")
         with gr.Column(scale=2, min_width=420):
             problem = gr.HTML("", elem_id="evaluate-banner", elem_classes="graft-slot", padding=False)
             summary = gr.HTML(look.empty("Metrics with intervals and the worst sentences appear here."), padding=False)

@@ -42,7 +42,7 @@ def test_translate_streams_and_ends_with_what_happened(page):
     assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:]))
     happened = steps[-1][2]
     assert "Translate this from German to English" in happened and "<mark>GUTEN TAG.</mark>" in happened
-    assert "tokens / s" in happened and steps[-1][0] == ""
+    assert "tokens/s" in happened and steps[-1][0] == ""
 
 
 def test_translate_with_a_model_counts_tokens():
