@@ -33,11 +33,12 @@ class History:
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
     """Curves out of the lines of metrics.jsonl. A line without a numeric `step` is passed over."""
-    history, merged = History(), {}
+    history = History()
+    merged: dict[str, dict[float, dict[str, Any]]] = {}
     order: list[str] = []
     for row in rows:
         step = row.get("step") if isinstance(row, Mapping) else None
-        if not _is_number(step):
+        if not isinstance(step, (int, float)) or isinstance(step, bool):
             continue
         stage = str(row.get("stage", ""))
         if stage not in order:
@@ -54,8 +55,10 @@ def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
 
 
 def _take(history: History, step: float, row: Mapping[str, Any]) -> None:
-    measured = row.get("eval") if isinstance(row.get("eval"), Mapping) else {}
-    values = {**row, **{f"eval_{name}": value for name, value in measured.items()}}
+    measured = row.get("eval")
+    values = dict(row)
+    if isinstance(measured, Mapping):
+        values.update({f"eval_{name}": value for name, value in measured.items()})
     for key, value in values.items():
         if key == "step" or not _is_number(value):
             continue

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.config.files import read_json
 from core.config.schema import ModelConfig
+from core.config.typed import Places, build
 from core.errors import BackendUnavailable, CheckpointError
 from core.models.load import load_model, load_tokenizer, resolve_path
 
@@ -36,15 +37,14 @@ def load_for_serving(
     An adapter folder holds its base in base/, or names it in adapter_config.json.
 
     Raises:
-        CheckpointError: no model there, or its base is gone.
+        CheckpointError: no model there, or its base is gone. ConfigError: an unknown dtype.
     """
     folder = resolve_path(path)
     device = pick_device(device)
     is_adapter = (Path(folder) / "adapter_config.json").is_file()
     base = base_of(folder) if is_adapter else folder
-    config = ModelConfig(
-        path=base, tokenizer=folder, revision=revision, dtype=dtype, quantization=quantization or "none"
-    )  # type: ignore[arg-type]
+    wanted = {"path": base, "tokenizer": folder, "revision": revision, "dtype": dtype}
+    config = build(ModelConfig, {**wanted, "quantization": quantization or "none"}, Places("from_pretrained"))
     tokenizer = load_tokenizer(config)
     model = load_model(config, tokenizer, device=device)
     for name in filter(None, [folder if is_adapter else None, adapter]):

@@ -145,6 +145,10 @@ def test_full_weights_load_as_they_were_saved(pipeline, tmp_path):
     again = EchoPipeline.from_pretrained(tmp_path / "model", device="cpu")
     assert again.config == pipeline.config
     assert again("hello").text == pipeline("hello").text
+    with pytest.raises(ConfigError, match="bf16"):
+        EchoPipeline.from_pretrained(tmp_path / "model", device="cpu", dtype="bf61")
+    half = EchoPipeline.from_pretrained(tmp_path / "model", device="cpu", dtype="bf16")
+    assert {p.dtype for p in half.engine.model.parameters()} == {torch.bfloat16} and half("hello").text is not None
     assert EchoPipeline.from_pretrained(tmp_path / "model", device="cpu", prefix="> ").config.prefix == "> "
     (tmp_path / "run.json").write_text("{}")
     assert EchoPipeline.from_pretrained(tmp_path, device="cpu")("hello").text == pipeline("hello").text
