@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ class TranslationEvaluator(BaseEvaluator):
         for name in self.metrics:
             metrics.update(METRICS[name](name, corpus))
         rows = corpus.rows()
-        worst = sorted(rows, key=lambda row: row["chrf"])[: self.worst]
+        worst = sorted((row for row in rows if "chrf" in row), key=lambda row: row["chrf"])[: self.worst]
         return Report(
             name=self.name,
             metrics=metrics,
@@ -140,8 +141,7 @@ class _Corpus:
         return [self.predictions[i] for i in indices], [self.references[i] for i in indices]
 
     def rows(self) -> list[dict[str, Any]]:
-        chrf = field.sentence_chrf(self.predictions, self.references)
-        return [
+        rows = [
             {
                 "id": example.id if example.id is not None else str(index),
                 "input": example.src,
@@ -149,10 +149,13 @@ class _Corpus:
                 "prediction": prediction,
                 "src_lang": example.src_lang,
                 "tgt_lang": example.tgt_lang,
-                "chrf": round(value, 2),
             }
-            for index, (example, prediction, value) in enumerate(zip(self.examples, self.predictions, chrf))
+            for index, (example, prediction) in enumerate(zip(self.examples, self.predictions))
         ]
+        with suppress(BackendUnavailable):
+            for row, value in zip(rows, field.sentence_chrf(self.predictions, self.references)):
+                row["chrf"] = round(value, 2)
+        return rows
 
 
 def _sacrebleu(name: str, corpus: _Corpus) -> dict[str, Metric]:

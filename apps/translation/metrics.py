@@ -95,10 +95,11 @@ def corpus_score(
 
 
 def sentence_chrf(predictions: Sequence[str], references: Sequence[str]) -> list[float]:
-    """chrF of each sentence, for histograms and worst-example lists (not a substitute for the corpus score)."""
-    from sacrebleu.metrics import CHRF
+    """chrF of each sentence, for histograms and worst-example lists (not a substitute for the corpus score).
 
-    metric = CHRF(eps_smoothing=True)
+    Raises `BackendUnavailable` without sacreBLEU.
+    """
+    metric = build_metric("chrf", "en")
     return [float(metric.sentence_score(p, [r]).score) for p, r in zip(predictions, references)]
 
 

@@ -201,6 +201,13 @@ def test_skips_say_why(pairs):
     )
 
 
+def test_without_sacrebleu_its_metrics_are_skipped_and_the_rest_is_computed(pairs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    report = TranslationEvaluator(bootstrap=0).score([e.tgt for e in pairs], pairs)
+    assert "sacrebleu is not installed" in report.metrics["bleu"].skipped and report.metrics["ter"].value is None
+    assert report.metrics["empty"].value == 0 and report.failures == [] and len(report.rows) == len(pairs)
+
+
 def test_comet_runs_in_its_own_process(tmp_path, pairs):
     """A stand-in package plays COMET: what is tested is the process, the rows and the way back."""
     (tmp_path / "comet").mkdir()
