@@ -166,7 +166,7 @@ def _cell(metric: Metric | None) -> str:
     if metric is None:
         return "<small>–</small>"
     if metric.value is None:
-        return f"<small>skipped: {escape(str(metric.skipped))}</small>"
+        return f'<small class="skip">skipped: {escape(str(metric.skipped))}</small>'
     return _figure(metric) + (f"<br><small>{_ci(metric)}</small>" if metric.ci95 else "")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from core.config.schema import ModelConfig
 from core.data.segments import Segment
-from core.errors import AppInputError, BackendUnavailable, CheckpointError, ConfigError
+from core.errors import AppInputError, BackendUnavailable, CheckpointError, ConfigError, DataError
 from core.inference.batching import length_buckets, padding_share
 from core.inference.engines.replay import ReplayEngine
 from core.inference.engines.script import ScriptEngine
@@ -242,6 +242,15 @@ def test_a_recording_answers_without_weights_and_never_invents(pipeline, tmp_pat
         replayed("never asked")
     with pytest.raises(BackendUnavailable, match="no recorded answer"):
         replayed("hello", temperature=0.5)
+    with open(file, "a") as handle:
+        handle.write('{"key": "half a li')
+    assert EchoPipeline.from_pretrained(file, engine="replay", max_new_tokens=8)("hello").text == live[0]
+    recording = EchoPipeline(ReplayEngine(file, recorder=pipeline.engine), pipeline.tokenizer, pipeline.config)
+    recording("third")
+    assert len([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]) == 3
+    file.write_text("[]\n" + file.read_text(encoding="utf-8"))
+    with pytest.raises(DataError, match="trace.jsonl:1"):
+        ReplayEngine(file)
     with pytest.raises(BackendUnavailable, match="does not exist"):
         ReplayEngine(tmp_path / "none.jsonl")
 
