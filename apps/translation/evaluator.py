@@ -141,7 +141,7 @@ class _Corpus:
         return [self.predictions[i] for i in indices], [self.references[i] for i in indices]
 
     def rows(self) -> list[dict[str, Any]]:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "id": example.id if example.id is not None else str(index),
                 "input": example.src,
