@@ -60,12 +60,18 @@ def jsonl_text(path: str, *, split: str | None = None, on_bad: BadRows, field: s
 
 @READERS.register("embedded")
 def embedded(
-    path: str | None = None, *, split: str | None = None, on_bad: BadRows, lang: Literal["de", "en", "both"] = "both"
+    path: str | None = None,
+    *,
+    split: str | None = None,
+    on_bad: BadRows,
+    lang: Literal["de", "en", "both", "lists"] = "both",
 ) -> Iterator[TextExample]:
-    """The text that ships, German and English apart; split train or dev."""
-    from core.data.embedded import held_out_text, monolingual
+    """The text that ships, German and English apart, or its bilingual word lists; split train or dev."""
+    from core.data.embedded import held_out_text, monolingual, word_lists
 
-    if split in (None, "train"):
+    if split in (None, "train") and lang == "lists":
+        yield from (TextExample(text) for text in word_lists())
+    elif split in (None, "train"):
         sides = [monolingual(code) for code in (("de", "en") if lang == "both" else (lang,))]
         for row in zip(*sides):
             yield from (TextExample(sentence) for sentence in row)

@@ -154,9 +154,7 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _pick_phrase(
-    rng: random.Random, kind: str, determiners: tuple[str, ...] = ("der", "ein", "mein", "dies")
-) -> Phrase:
+def pick_phrase(rng: random.Random, kind: str, determiners: tuple[str, ...] = ("der", "ein", "mein", "dies")) -> Phrase:
     noun = rng.choice([n for n in NOUNS if kind in (n.kind, "any") and not (kind == "any" and n.kind == "place")])
     adj = rng.choice(ADJECTIVES[noun.kind]) if rng.random() < 0.35 else None
     determiner = rng.choice(determiners)
@@ -168,7 +166,7 @@ def _pick_subject(rng: random.Random, animals: bool = False) -> Phrase:
     if rng.random() < 0.25:
         de, en, person = rng.choice(PRONOUNS)
         return Phrase({"nom": de}, en, person)
-    return _pick_phrase(rng, "animal" if animals and rng.random() < 0.4 else "person")
+    return pick_phrase(rng, "animal" if animals and rng.random() < 0.4 else "person")
 
 
 @dataclass
@@ -187,13 +185,13 @@ def _pick_clause(rng: random.Random) -> Clause:
     verb = rng.choice(MOTION if rng.random() < 0.15 else VERBS)
     subject = _pick_subject(rng, verb.infinitive in ANIMALS_DO)
     if verb in MOTION:
-        place = _pick_phrase(rng, "place", ("der", "mein", "ein"))
+        place = pick_phrase(rng, "place", ("der", "mein", "ein"))
         rest, en_rest, lemma, extra = f"in {place.de['acc']}", f"into {place.en}", place.lemma, place.pairs
     elif verb.takes:
-        obj = _pick_phrase(rng, verb.takes)
+        obj = pick_phrase(rng, verb.takes)
         rest, en_rest, lemma, extra = obj.de["acc"], obj.en, obj.lemma, obj.pairs
     else:
-        place = _pick_phrase(rng, "place", ("der", "mein", "ein"))
+        place = pick_phrase(rng, "place", ("der", "mein", "ein"))
         rest, en_rest, lemma, extra = f"in {place.de['dat']}", f"in {place.en}", place.lemma, place.pairs
     for full, short in (("in dem ", "im "), ("in das ", "ins ")):
         if rest.startswith(full):
@@ -328,8 +326,8 @@ def giving(rng: random.Random) -> Sentence:
     """geben with dative and accusative."""
     give = Verb("geben", "geb", "gib", "gegeben", "haben", "give", "gave", "thing")
     subject = _pick_subject(rng)
-    receiver = _pick_phrase(rng, "person", ("der", "mein", "ein"))
-    obj = _pick_phrase(rng, "thing")
+    receiver = pick_phrase(rng, "person", ("der", "mein", "ein"))
+    obj = pick_phrase(rng, "thing")
     c = Clause(subject, give, f"{receiver.de['dat']} {obj.de['acc']}", f"{receiver.en} {obj.en}", [])
     c.pairs += [("geben", obj.lemma), ("geben an", receiver.lemma), *subject.pairs, *receiver.pairs, *obj.pairs]
     return _told(rng, c)
@@ -338,7 +336,7 @@ def giving(rng: random.Random) -> Sentence:
 def with_someone(rng: random.Random) -> Sentence:
     """mit with the dative: "plays with the child"."""
     verb = rng.choice([v for v in VERBS if v.infinitive in WITH_OTHERS])
-    subject, other = _pick_subject(rng), _pick_phrase(rng, "person")
+    subject, other = _pick_subject(rng), pick_phrase(rng, "person")
     pairs = [(f"{verb.infinitive} mit", other.lemma), *subject.pairs, *other.pairs]
     return _told(rng, Clause(subject, verb, f"mit {other.de['dat']}", f"with {other.en}", pairs))
 
@@ -346,7 +344,7 @@ def with_someone(rng: random.Random) -> Sentence:
 def for_someone(rng: random.Random) -> Sentence:
     """für with the accusative: "buys the bread for the guest"."""
     verb = rng.choice([v for v in VERBS if v.infinitive in FOR_OTHERS])
-    subject, obj, other = _pick_subject(rng), _pick_phrase(rng, verb.takes), _pick_phrase(rng, "person")
+    subject, obj, other = _pick_subject(rng), pick_phrase(rng, verb.takes), pick_phrase(rng, "person")
     pairs = [(verb.infinitive, obj.lemma), ("für", other.lemma), *subject.pairs, *obj.pairs, *other.pairs]
     rest, en_rest = f"{obj.de['acc']} für {other.de['acc']}", f"{obj.en} for {other.en}"
     return _told(rng, Clause(subject, verb, rest, en_rest, pairs))

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from core.data.embedded import SIZES, handwritten, held_out_text, monolingual, pairs
+from core.data.embedded import SIZES, handwritten, held_out_text, monolingual, pairs, split_of, word_lists
 from core.data.embedded.grammar import (
     RULES,
     Clause,
     Phrase,
+    Sentence,
     _en_past,
     _en_present,
     _main,
@@ -21,7 +22,7 @@ from core.data.embedded.grammar import (
     present,
     sentence,
 )
-from core.data.embedded.lexicon import MOTION, NOUNS, VERBS
+from core.data.embedded.lexicon import ADJECTIVES, MOTION, NOUNS, VERBS
 from core.errors import DataError
 
 NOUN = {n.de: n for n in NOUNS}
@@ -183,7 +184,7 @@ def test_splits_are_disjoint_deterministic_and_of_known_words():
 
 def test_test_sentences_are_new_combinations():
     """Each holds a word combination of no training sentence, and no combination held out for dev."""
-    from core.data.embedded import _generate, split_of
+    from core.data.embedded import _generate
 
     train = {tuple(p) for s, _ in zip(_generate("train", "train", 0), range(3000)) for p in s.pairs}
     test = [s for s, _ in zip(_generate("test", "test", 0), range(300))]
@@ -208,3 +209,25 @@ def test_sentences_start_with_a_capital_and_have_no_double_space():
 def test_an_unknown_split_says_so():
     with pytest.raises(DataError, match="unknown split"):
         pairs("validation")
+
+
+def test_word_lists_line_up_and_hold_no_sentence():
+    lists = word_lists(2000)
+    assert lists == word_lists(2000) and len(set(lists)) > 1900
+    for text in lists:
+        first, second = text.split(" = ")
+        assert len(first.split("; ")) == len(second.split("; ")) <= 7
+        assert not text.endswith((".", "?"))
+    assert any("der Hund" in text and "the dog" in text for text in lists)
+
+
+def test_word_lists_hold_no_held_out_combination():
+    """An adjective and a noun that only the test set puts together stand together in no list."""
+    combinations = {(adj, noun.de) for noun in NOUNS for adj, _ in ADJECTIVES[noun.kind]}
+    held = {pair for pair in combinations if split_of(Sentence("", "", [pair])) != "train"}
+    assert held
+    for text in word_lists(5000):
+        for entry in text.replace(" = ", "; ").split("; "):
+            words = entry.split()
+            if len(words) > 1:
+                assert not any(noun == words[-1] and words[-2].startswith(adj) for adj, noun in held), text
