@@ -20,7 +20,7 @@ import yaml
 from core.config.registry import METHODS, App, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
-from core.errors import ConfigError, nearest
+from core.errors import ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -251,8 +251,10 @@ def _check(recipe: Recipe, places: Places) -> None:
         )
     if len(recipe.train.betas) != 2 or not all(0 <= b < 1 for b in recipe.train.betas):
         raise ConfigError("betas are two numbers in [0, 1)", where=places.of(("train", "betas")))
+    _refuse_inert(recipe, places, ())
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
+        _refuse_inert(stage.recipe, places, prefix)
         for block in ("train", "eval"):
             for number, source in enumerate(getattr(stage.recipe.data, block)):
                 own = (*prefix, "data", block, number)
@@ -261,6 +263,21 @@ def _check(recipe: Recipe, places: Places) -> None:
             raise ConfigError(
                 "no training data", where=places.of(("data",)), hint="add data.train: [{reader: …, path: …}]"
             )
+
+
+INERT = ("data.process", "data.streaming", "verify", "inference", "backend.compile", "backend.offload")
+
+
+def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:
+    """Keys that nothing acts on yet keep their default: ignoring a wish would be worse than refusing it."""
+    for dotted in INERT:
+        path = tuple(dotted.split("."))
+        given, default = recipe.to_dict(), Recipe().to_dict()
+        for part in path:
+            given, default = given[part], default[part]
+        if given != default:
+            where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
+            raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
 
 
 def check_source(app: App, source: SourceConfig, places: Places, path: tuple) -> None:
