@@ -140,12 +140,11 @@ def _resolve(reference: str) -> Any:
 
 
 def app_names() -> list[str]:
-    """Every package under `apps/`."""
+    """Every package under `apps/`, which is looked up by name because the core knows no app."""
     import pkgutil
 
-    import apps
-
-    return sorted(m.name for m in pkgutil.iter_modules(apps.__path__) if m.ispkg)
+    places = importlib.import_module("apps").__path__
+    return sorted(m.name for m in pkgutil.iter_modules(places) if m.ispkg)
 
 
 def get_app(name: str) -> App:

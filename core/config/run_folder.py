@@ -159,6 +159,12 @@ class RunFolder:
 
 
 def find_runs(root: str | Path = "runs") -> list[RunFolder]:
-    """Every run below `root`, newest first."""
-    found = [RunFolder(p.parent) for p in Path(root).glob("**/run.json")]
-    return sorted(found, key=lambda run: run.info().get("created", 0), reverse=True)
+    """Every run below `root`, newest first; a folder whose run.json is torn is passed over."""
+    found = []
+    for path in Path(root).glob("**/run.json"):
+        run = RunFolder(path.parent)
+        try:
+            found.append((run.info().get("created", 0), run))
+        except (GraftError, AttributeError):
+            continue
+    return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]

@@ -38,7 +38,7 @@ def peak_gib() -> float:
 
 
 class LiveLine(TrainerCallback):
-    """One line an interval: step, loss, gradient norm, learning rate, useful tokens a second, peak memory, time left."""
+    """One line an interval: step, loss, gradient norm, rate, useful tokens a second, peak memory, time left."""
 
     def __init__(self, run: RunFolder, stage: str, every_s: float = 2.0) -> None:
         self.run, self.stage, self.every_s = run, stage, every_s
@@ -68,7 +68,8 @@ class LiveLine(TrainerCallback):
             norm = row["grad_norm"]
             say(
                 self.run,
-                f"{self.stage} {row['step']}/{row['of']}  loss {row['loss']:.3f}  grad {norm if norm is None else round(norm, 2)}"
+                f"{self.stage} {row['step']}/{row['of']}  loss {row['loss']:.3f}"
+                f"  grad {norm if norm is None else round(norm, 2)}"
                 f"  lr {row['lr']:.1e}  {row['tokens_per_s']:,} tok/s  {row['peak_gib']:.1f} GiB"
                 f"  {int(left // 60)}:{int(left % 60):02d} left",
             )

@@ -37,14 +37,17 @@ def merge(source: str | Path, out: str | Path, dtype: str = "auto") -> dict[str,
     from core.models.load import resolve_path
 
     folder = Path(resolve_path(str(source)))
-    if not (folder / "adapter_config.json").is_file():
+    has_adapter = (folder / "adapter_config.json").is_file()
+    if not has_adapter and dtype == "auto":
         raise MergeError(
-            "nothing to merge: the model has no adapter", where=str(folder), hint="it can be used as it is"
+            "nothing to merge: the model has no adapter",
+            where=str(folder),
+            hint="it can be used as it is; with a dtype it is written in that number format",
         )
     model, tokenizer, _ = load_for_serving(str(source), device="cpu", dtype="fp32")
     probe = torch.arange(1, min(65, len(tokenizer))).unsqueeze(0)
     before = logits_of(model, probe)
-    merged = model.merge_and_unload()
+    merged = model.merge_and_unload() if has_adapter else model
     in_fp32 = logits_of(merged, probe)
     target = _stored_dtype(folder) if dtype == "auto" else getattr(torch, DTYPES[dtype])
     cast = merged.to(target) if target != torch.float32 else merged

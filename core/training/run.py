@@ -21,6 +21,7 @@ from core.config.schema import Recipe
 from core.data.rows import BadRows, read_sources
 from core.distributed.launch import barrier, is_main
 from core.errors import CheckpointError
+from core.evaluation.page import write_report_page
 from core.training.callbacks import say
 from core.training.evaluate import evaluate, make_evaluator, score_pipeline
 
@@ -36,11 +37,11 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
     Raises:
         GraftError: for everything the user can put right, before any training where possible.
     """
+    from transformers.utils import logging as transformers_logging
+
     from core.inference.load import pick_device
     from core.models.load import load_model, load_tokenizer
     from core.training.stages import StageRunner
-
-    from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     start = time.time()
@@ -86,6 +87,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
         reason = None if retention_rows else "no held-out text of this base is known"
         write_json(run.path / "eval" / "retention.json", retained or {"skipped": reason})
         run.set_status("done", seconds=round(time.time() - start, 1))
+        say(run, f"report: {write_report_page(run)}")
     barrier()
     return {"status": "done", "before": before, "after": after, "stages": results}
 
@@ -108,19 +110,11 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
 
 def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], folder: Path, base: str | None) -> None:
-    """Save model, tokenizer and card as one folder, atomically. An adapter whose base was made here carries it."""
-    pipeline = app.pipeline_cls.from_model(model, tokenizer, **config)
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Save model, tokenizer and card as one folder. An adapter names its base, or carries one that was made here."""
     if hasattr(model, "peft_config"):
         model.peft_config["default"].base_model_name_or_path = base or "base"
-    pipeline.save_pretrained(temporary)
-    if hasattr(model, "peft_config") and base is None:
-        from core.training.stages import save_base
-
-        save_base(model, tokenizer, temporary / "base")
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    app.pipeline_cls.from_model(model, tokenizer, **config).save_pretrained(folder)
 
 
 def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[list[Any], list[Any]]:

@@ -109,14 +109,6 @@ def step_sizes(
     }
 
 
-def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
-    """The base under an adapter as a plain model folder."""
-    base = model.get_base_model()
-    state = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if "lora_" not in k}
-    base.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
-
-
 class StageRunner:
     """Runs the stages of one recipe on one model after another."""
 
@@ -247,9 +239,11 @@ class StageRunner:
         share = summary["trainable"] / summary["parameters"]
         say(
             self.run,
-            f"{summary['stage']}: {summary['parameters'] / 1e6:.2f}M parameters, {share:.1%} train; {summary['rows']} rows"
+            f"{summary['stage']}: {summary['parameters'] / 1e6:.2f}M parameters, {share:.1%} train;"
+            f" {summary['rows']} rows"
             f" ({summary['dropped']} dropped), {summary['tokens']} tokens in {summary['sequences']} sequences;"
-            f" {summary['steps']} steps of {summary['sequences_a_step']} ({summary['micro']} × {summary['accumulation']})",
+            f" {summary['steps']} steps of {summary['sequences_a_step']}"
+            f" ({summary['micro']} × {summary['accumulation']})",
         )
 
     def _load_weights(self, model: Any, folder: Path) -> Any:
