@@ -132,17 +132,16 @@ def test_several_turns_learn_each_answer(byte_bpe):
 
 
 @pytest.mark.parametrize("mode", ["offsets", "pieces"])
-def test_only_the_source_is_cut(kind, mode):
-    """The end of the source goes; instruction, cue, target and end stay, at every length that can hold them."""
+def test_only_the_end_of_the_source_is_cut(kind, mode):
+    """Instruction, the source's beginning, cue, target and end stay, at every length that can hold them."""
     _, tokenizer, _ = kind
     segments = render(
-        TEMPLATES[0], {"src": "Das ist ein kleines Haus ." + " Das ist ein Haus ." * 6, "tgt": "This is a house ."}
+        TEMPLATES[0], {"src": "ein Hund 0 1 2 3 4 5 6 7 8 9 , . ! ? : ; Das Haus", "tgt": "This is a house ."}
     )
     whole = encode(segments, tokenizer, mode=mode)
-    prompt = encode_prompt(segments, tokenizer, mode)
     cue = encode_prompt([Segment("Translate this from German to English:\nGerman:")], tokenizer)
-    shortest = None
-    for length in range(len(whole.input_ids), 0, -1):
+    tails, shortest = set(), None
+    for length in range(len(whole.input_ids) - 1, 0, -1):
         row = encode(segments, tokenizer, mode=mode, max_length=length)
         if row is None:
             shortest = shortest or length
@@ -150,9 +149,12 @@ def test_only_the_source_is_cut(kind, mode):
         assert shortest is None, "a shorter row fitted where a longer one did not"
         assert len(row.input_ids) == length and row.cut == len(whole.input_ids) - length
         assert learnt(row) == learnt(whole)
-        assert row.input_ids[: len(cue)] == cue
-        assert row.input_ids[-row.trained - 1] == prompt[-1]
-    assert shortest is not None and shortest > whole.trained
+        same = next(i for i, (a, b) in enumerate(zip(row.input_ids, whole.input_ids)) if a != b)
+        assert same > len(cue), "the source has lost its first token"
+        assert row.input_ids[same:] == whole.input_ids[same + row.cut :]
+        tails.add(length - same)
+    assert shortest is not None and len(tails) == 1, "what follows the source is the same at every length"
+    assert whole.trained < tails.pop() < whole.trained + 12
 
 
 def test_without_a_field_the_start_is_cut(byte_bpe):
@@ -178,6 +180,13 @@ def test_nothing_to_learn_is_an_error(byte_bpe):
         encode_rows([], byte_bpe)
     with pytest.raises(DataError):
         EncodeStats(rows=1).check()
+
+
+def test_a_beginning_is_given_also_where_a_document_brings_it(make):
+    tokenizer = make("byte_bpe_bos")
+    row = encode([Segment("<s>Haus", train=True)], tokenizer)
+    assert row.input_ids[0] == tokenizer.bos_token_id and row.labels[0] == IGNORE
+    assert tokenizer.bos_token_id not in row.input_ids[1:]
 
 
 def test_a_document_is_learnt_whole(kind):

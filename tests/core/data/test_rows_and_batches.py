@@ -132,15 +132,15 @@ def test_sources_alternate_by_weight_and_each_row_comes_once():
     assert [r for r in rows if r[0] == "a"] == sources[0], "a source keeps its order"
 
 
-@pytest.mark.parametrize("stop", [0, 1, 30, 58, 60])
+@pytest.mark.parametrize("stop", [0, 1, 30, 60, 108, 110])
 def test_a_mixture_resumes_where_it_stopped(stop):
-    sources = [list(range(10)), list(range(100, 150))]
-    whole = list(interleave(sources, [1, 1], seed=3))
-    first = interleave(sources, [1, 1], seed=3)
+    sources = [list(range(10)), list(range(100, 150)), list(range(200, 250))]
+    whole = list(interleave(sources, [1, 1, 1], seed=3))
+    first = interleave(sources, [1, 1, 1], seed=3)
     reader = iter(first)
     for _ in range(stop):
         next(reader)
-    second = interleave(sources, [1, 1], seed=99)
+    second = interleave(sources, [1, 1, 1], seed=99)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert list(second) == whole[stop:]
 

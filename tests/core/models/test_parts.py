@@ -102,6 +102,22 @@ def test_added_tokens_train_and_survive_a_reload(tokenizer, tmp_path, preset, ti
     assert is_tied(loaded) == tied
 
 
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_stale_flag_does_not_lose_the_head(tokenizer, tmp_path, grows):
+    """A head that was trained apart while the config still says tied, as modules_to_save leaves it."""
+    model = build(tokenizer, tied=False)
+    if not grows:
+        model.resize_token_embeddings(320, mean_resizing=False)
+    model.config.tie_word_embeddings = True
+    head = model.get_output_embeddings().weight[:300].detach().clone()
+    new = add_tokens(model, tokenizer, ["<n>"])
+    assert not is_tied(model) and model.config.tie_word_embeddings is False
+    assert torch.equal(model.get_output_embeddings().weight[:300], head)
+    model.save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(path=str(tmp_path)), tokenizer).eval()
+    assert torch.equal(loaded(torch.tensor([new])).logits, model(torch.tensor([new])).logits)
+
+
 def test_known_tokens_are_left_alone(tokenizer):
     model = build(tokenizer)
     old = model.get_input_embeddings().weight.detach().clone()
