@@ -63,6 +63,9 @@ def judge(result: dict[str, Any]) -> dict[str, Any]:
     peer = read_json(PEER)
     if peer["value"] is None:
         return {**result, "pass": own, "baseline": peer.get("reason")}
+    if not peer["pass"]:
+        weak = f"{peer['value']}, too weak to count as a peer: measure translation.T2.peer again"
+        return {**result, "pass": None if own else False, "baseline": weak}
     return {**result, "pass": own and result["value"] >= peer["value"] - MARGIN, "baseline": peer["value"]}
 
 

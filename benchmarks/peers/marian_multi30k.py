@@ -26,9 +26,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--data", type=Path, required=True)
 arguments.add_argument("--limit", type=int, default=None, help="training pairs, for a trial")
-for name, default in {"seconds": 300, "parameters": 14_000_000, "layers": 6, "width": 256, "dropout": 0.3, "lr": 7e-4,
-                      "tokens": 8192, "evaluations": 10, "seed": 42}.items():  # fmt: skip
-    arguments.add_argument(f"--{name}", type=float if name == "seconds" else type(default), default=default)
+DEFAULTS = {"seconds": 300.0, "parameters": 14_000_000, "layers": 3, "width": 384, "dropout": 0.3, "lr": 1e-3,
+            "tokens": 12288, "evaluations": 10, "seed": 42}  # fmt: skip
+for name, default in DEFAULTS.items():
+    arguments.add_argument(f"--{name}", type=type(default), default=default)
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -46,9 +47,10 @@ def size(model: MarianMTModel) -> int:
 
 def build(a: argparse.Namespace, ffn: int = 1024) -> MarianMTModel:
     torch.manual_seed(a.seed)
+    heads = a.width // 64
     return MarianMTModel(MarianConfig(
         vocab_size=8192, d_model=a.width, encoder_layers=a.layers, decoder_layers=a.layers, encoder_ffn_dim=ffn,
-        decoder_ffn_dim=ffn, encoder_attention_heads=4, decoder_attention_heads=4, dropout=a.dropout,
+        decoder_ffn_dim=ffn, encoder_attention_heads=heads, decoder_attention_heads=heads, dropout=a.dropout,
         attention_dropout=0.1, activation_dropout=0.0, activation_function="relu", scale_embedding=True,
         max_position_embeddings=256, pad_token_id=PAD, eos_token_id=EOS, decoder_start_token_id=PAD, bos_token_id=None,
         forced_eos_token_id=None,
@@ -97,7 +99,7 @@ def main(a: argparse.Namespace) -> None:
     pairs = list(zip(ids["train", "en"], ids["train", "de"]))[: a.limit]
     unit = 2 * a.layers * (2 * a.width + 1)  # parameters of one feed-forward unit in every layer
     model = build(a, max(64, 1024 + round((a.parameters - size(build(a))) / unit))).to(DEVICE).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     best, weights, done, start = -1.0, None, 0, time.perf_counter()
     for step, group in enumerate(batches(pairs, a.tokens, random.Random(a.seed))):
         share = (time.perf_counter() - start) / a.seconds
@@ -130,9 +132,9 @@ def main(a: argparse.Namespace) -> None:
     )
     scores = {"bleu": sacrebleu.corpus_bleu(found, [references]), "chrf": sacrebleu.corpus_chrf(found, [references])}
     result = {name: round(score.score, 2) for name, score in scores.items()}
-    print(
-        json.dumps({**result, "parameters": size(model), "steps": step, "seconds": seconds, "development_bleu": best})
-    )
+    result |= {"parameters": size(model), "steps": step, "seconds": seconds, "development_bleu": round(best, 2)}
+    settings = {name: getattr(a, name) for name in DEFAULTS if name not in ("seconds", "parameters")}
+    print(json.dumps({**result, "settings": settings}))
 
 
 if __name__ == "__main__":
