@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import MarianConfig, MarianMTModel
 
-PAD, EOS = 0, 1
+PAD, EOS, WARMUP = 0, 1, 0.08
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--data", type=Path, required=True)
@@ -112,7 +112,7 @@ def main(a: argparse.Namespace) -> None:
                 best, weights = bleu, copy.deepcopy(model.state_dict())
         if share >= 1:
             break
-        rate = a.lr * min(1.0, (step + 1) / 1000) * 0.5 * (1 + math.cos(math.pi * share))
+        rate = a.lr * min(1.0, (share + 1e-4) / WARMUP) * 0.5 * (1 + math.cos(math.pi * share))
         optimizer.param_groups[0]["lr"] = rate
         source, target = pad([source for source, _ in group]), pad([target for _, target in group])
         given = torch.cat([torch.full_like(target[:, :1], PAD), target[:, :-1]], dim=1)
