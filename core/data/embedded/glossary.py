@@ -1,9 +1,8 @@
 """Word lists in both languages side by side: what a base model may know of another language before it translates.
 
-Web text holds such accidental bilingual scraps (Briakou et al. 2023, "Searching for needles in a haystack").
-A list is a few words and
-phrases in random order, "der Hund; sieht; im Garten = the dog; sees; in the garden"; it is never a sentence, and it
-holds no word combination that is held out.
+Web text holds such accidental bilingual scraps (Briakou et al. 2023, "Searching for needles in a haystack"). A list is
+a few words and phrases in random order, "der Hund; sieht; im Garten = the dog; sees; in the garden"; it is never a
+sentence, and it holds no word combination that is held out.
 """
 
 from __future__ import annotations
