@@ -263,12 +263,15 @@ def embedded(
     src: str = "de",
     tgt: str = "en",
     seed: int = 0,
+    max_words: int | None = None,
 ) -> Iterator[TranslationExample]:
-    """The German-English corpus that ships with the project; other languages of the request give way to it."""
+    """The German-English corpus that ships with the project; `max_words` keeps German sentences up to that length."""
     from core.data.embedded import pairs
 
     flip = language(src).code == "en"
     for number, (german, english) in enumerate(pairs(split or "train", seed=seed)):
+        if max_words is not None and len(german.split()) > max_words:
+            continue
         example = TranslationExample(german, english, "de", "en", domain="embedded", id=str(number))
         yield example.reversed() if flip else example
 

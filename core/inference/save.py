@@ -29,9 +29,7 @@ def save_model(model: Any, folder: str | Path) -> None:
         model.save_pretrained(folder)
         return
     adapter.base_model_name_or_path = adapter.base_model_name_or_path or "base"
-    if adapter.base_model_name_or_path != "base":
-        model.save_pretrained(folder)
-        return
-    save_base(model, Path(folder) / "base")
-    # Asked to decide for itself, peft would look for a model called "base" on the hub.
+    if adapter.base_model_name_or_path == "base":
+        save_base(model, Path(folder) / "base")
+    # Asked to decide for itself, peft would look for the base's name on the hub.
     model.save_pretrained(folder, save_embedding_layers=False)

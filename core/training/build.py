@@ -8,11 +8,8 @@ from core.config.schema import AdapterConfig
 from core.errors import ConfigError
 
 
-def add_adapters(model: Any, adapters: list[AdapterConfig], base_name: str | None) -> Any:
+def add_adapters(model: Any, adapters: list[AdapterConfig]) -> Any:
     """`model` with LoRA adapters through peft; unchanged when the list is empty.
-
-    Args:
-        base_name: what the adapter's config names as its base, as the user wrote it and not this machine's path.
 
     Raises:
         ConfigError: targets that no module matches, with the closest module names.
@@ -36,12 +33,9 @@ def add_adapters(model: Any, adapters: list[AdapterConfig], base_name: str | Non
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
     try:
-        wrapped = get_peft_model(model, config)
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()[0], where="model.adapters", hint=_closest(model, spec)) from error
-    if base_name:
-        wrapped.peft_config["default"].base_model_name_or_path = base_name
-    return wrapped
 
 
 def _closest(model: Any, spec: AdapterConfig) -> str | None:

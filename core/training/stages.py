@@ -171,7 +171,7 @@ class StageRunner:
         """Adapters of the stage on the model; a chain that goes from adapters to full tuning folds them in first."""
         has = hasattr(model, "peft_config")
         if recipe.model.adapters and not has:
-            return add_adapters(model, recipe.model.adapters, recipe.model.path)
+            return add_adapters(model, recipe.model.adapters)
         if not recipe.model.adapters:
             self.changes_base = True
             return merged_in_memory(model) if has else model

@@ -82,13 +82,13 @@ def test_a_killed_run_resumes_bit_equal(tmp_path, monkeypatch, packing):
 def test_the_trained_set_is_what_was_asked(tmp_path):
     tokenizer = train_bpe(["text"], 300)
     model = load_model(ModelConfig(preset="tiny"), tokenizer)
-    adapted = add_adapters(model, [AdapterConfig(r=4, targets=["q_proj", "v_proj"])], None)
+    adapted = add_adapters(model, [AdapterConfig(r=4, targets=["q_proj", "v_proj"])])
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert len(trained) == 2 * 2 * 2 and all(
         "lora_" in name and ("q_proj" in name or "v_proj" in name) for name in trained
     )
     with pytest.raises(ConfigError) as caught:
-        add_adapters(load_model(ModelConfig(preset="tiny"), tokenizer), [AdapterConfig(targets=["q_porj"])], None)
+        add_adapters(load_model(ModelConfig(preset="tiny"), tokenizer), [AdapterConfig(targets=["q_porj"])])
     assert "q_proj" in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_lora_run_saves_an_adapter_that_merges_to_equal_logits(tmp_path):
 def test_a_merge_in_low_precision_keeps_small_updates(tmp_path):
     """An update below the spacing of bf16 is lost when added there; added in fp32 the sum is exact before the cast."""
     tokenizer = train_bpe(["text"], 300)
-    model = add_adapters(load_model(ModelConfig(preset="tiny"), tokenizer), [AdapterConfig(r=4)], None)
+    model = add_adapters(load_model(ModelConfig(preset="tiny"), tokenizer), [AdapterConfig(r=4)])
     torch.manual_seed(0)
     for name, p in model.named_parameters():
         if "lora_B" in name:
