@@ -8,8 +8,11 @@ from core.config.schema import AdapterConfig
 from core.errors import ConfigError
 
 
-def add_adapters(model: Any, adapters: list[AdapterConfig]) -> Any:
+def add_adapters(model: Any, adapters: list[AdapterConfig], seed: int = 0) -> Any:
     """`model` with LoRA adapters through peft; unchanged when the list is empty.
+
+    Args:
+        seed: of the random factors, equal for equal seeds; the caller's random state is left as it was.
 
     Raises:
         ConfigError: targets that no module matches, with the closest module names.
@@ -18,6 +21,7 @@ def add_adapters(model: Any, adapters: list[AdapterConfig]) -> Any:
         return model
     if len(adapters) > 1:
         raise ConfigError("one adapter is supported", where="model.adapters", hint="keep one entry")
+    import torch
     from peft import LoraConfig, get_peft_model
 
     spec = adapters[0]
@@ -33,7 +37,9 @@ def add_adapters(model: Any, adapters: list[AdapterConfig]) -> Any:
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
     try:
-        return get_peft_model(model, config)
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()[0], where="model.adapters", hint=_closest(model, spec)) from error
 

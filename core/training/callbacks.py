@@ -6,6 +6,7 @@ checkpoint is chosen by it. All of it writes to the run folder and none of it ch
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from core.config.files import write_text
 from core.config.run_folder import RunFolder
 from core.distributed.launch import barrier, is_main
 
@@ -26,6 +28,14 @@ def say(run: RunFolder, text: str) -> None:
     print(text, flush=True)
     with open(run.path / "log.txt", "a", encoding="utf-8") as handle:
         handle.write(text + "\n")
+
+
+def forget_later(run: RunFolder, stage: str, step: int) -> None:
+    """Take out of metrics.jsonl what a stage logged after `step`, which a resumed run is about to do again."""
+    if not is_main() or not run.metrics.exists():
+        return
+    kept = [row for row in run.read_metrics() if row.get("stage") != stage or row.get("step", 0) <= step]
+    write_text(run.metrics, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
 
 def peak_gib() -> float:
@@ -79,8 +89,8 @@ class TaskMetric(TrainerCallback):
     """Evaluate every so many steps; mark the checkpoint of the best value.
 
     Args:
-        measure: (deadline in seconds) → metric values by name, among them the selected one.
-        select: the deciding name. higher: whether more is better. every: steps.
+        measure: metric values by name, among them the selected one.
+        select: the deciding name. higher: whether more of it is better. every: steps.
     """
 
     def __init__(
@@ -125,10 +135,14 @@ def _from_main(flag: bool) -> bool:
 
 
 class StopAndSave(TrainerCallback):
-    """The first Ctrl-C (or SIGTERM) ends the step, saves and stops; the second ends at once."""
+    """The first Ctrl-C (or SIGTERM) ends the step, saves and stops; the second ends at once.
+
+    Processes get their signals at different moments, so they agree after every step: all stop at the same one. A
+    launcher may pass on the signal that the terminal has sent already, so one that follows within a second is the same.
+    """
 
     def __init__(self, run: RunFolder) -> None:
-        self.run, self.asked = run, False
+        self.run, self.asked, self._asked_at = run, False, 0.0
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -138,16 +152,32 @@ class StopAndSave(TrainerCallback):
             except ValueError:
                 return
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def restore(self) -> None:
+        """Give the signals back to who had them; call it also when training fails."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._before = {}
 
     def _ask(self, number, frame):
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self._asked_at > 1.0:
             raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        if not self.asked:
+            self.asked, self._asked_at = True, now
+            print("\nstopping after this step; once more to stop at once", file=sys.stderr, flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.asked = _on_any(self.asked, args.device)
         if self.asked:
             control.should_save = control.should_training_stop = True
+
+
+def _on_any(flag: bool, device: Any) -> bool:
+    """Whether any process says so, on every process."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    box = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return bool(box.item())

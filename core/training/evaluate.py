@@ -11,13 +11,27 @@ from core.config.registry import App, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import EvalConfig, SourceConfig
 from core.data.rows import BadRows, read_sources
-from core.errors import ConfigError, GraftError
+from core.errors import ConfigError, GraftError, nearest
 from core.evaluation.report import Report
 
 
 def make_evaluator(app: App, config: EvalConfig) -> Any:
     """The app's evaluator as the recipe sets it."""
     return app.evaluator_cls(config.metrics or None, **config.with_)
+
+
+def check_select(app: App, stages: Sequence[Any]) -> None:
+    """Raise `ConfigError` when a stage's best checkpoint would be chosen by something that is never measured."""
+    for stage in stages:
+        recipe = stage.recipe
+        name, measured = recipe.eval.select, make_evaluator(app, recipe.eval).metrics
+        if name == "loss" or not recipe.eval.every:
+            continue
+        if name.split("/")[0] not in measured:
+            hint = " ".join(filter(None, [nearest(name, measured), f"measured here: loss, {', '.join(measured)}"]))
+            raise ConfigError(f"'{name}' is not measured", where="eval.select", hint=hint)
+        if not recipe.data.eval:
+            raise ConfigError(f"'{name}' has nothing to be measured on", where="eval.select", hint="give data.eval")
 
 
 def score_pipeline(pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any]) -> Report:

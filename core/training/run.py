@@ -23,7 +23,7 @@ from core.distributed.launch import barrier, is_main
 from core.errors import CheckpointError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
-from core.training.evaluate import evaluate, make_evaluator, score_pipeline
+from core.training.evaluate import check_select, evaluate, make_evaluator, score_pipeline
 
 __all__ = ["evaluate", "plan", "train"]
 
@@ -37,6 +37,15 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
     Raises:
         GraftError: for everything the user can put right, before any training where possible.
     """
+    try:
+        return _train(recipe, run, resume)
+    except KeyboardInterrupt:
+        if is_main():
+            run.set_status("stopped")
+        raise
+
+
+def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     from transformers.utils import logging as transformers_logging
 
     from core.inference.load import pick_device
@@ -48,6 +57,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
     if is_main():
         run.set_status("running")
     app, stages = get_app(recipe.app), resolve_stages(recipe)
+    check_select(app, stages)
     device = pick_device(recipe.backend.device)
     if is_main() and not resume:
         run.rejects.unlink(missing_ok=True)
@@ -69,7 +79,7 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
             model = load_model(recipe.model, tokenizer, device=device, seed=recipe.seed)
         model, result = runner.run_stage(stage, model, examples, held_out, resume)
         results.append(result)
-        if result["status"] == "stopped":
+        if result["status"] == "stopped" or (runner.asked_to_stop and stage is not stages[-1]):
             if is_main():
                 run.set_status("stopped", stage=stage.name, seconds=round(time.time() - start, 1))
             return {"status": "stopped", "before": before, "after": None, "stages": results}

@@ -21,7 +21,7 @@ from core.distributed.launch import is_main, world_size
 from core.errors import CheckpointError, DataError
 from core.training import checkpoint
 from core.training.build import add_adapters, merged_in_memory, parameter_counts
-from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, say
+from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, say
 from core.training.evaluate import make_evaluator, score_within
 from core.training.stage import StageContext
 
@@ -118,6 +118,7 @@ class StageRunner:
         self.app, self.recipe, self.run, self.tokenizer, self.device = app, recipe, run, tokenizer, device
         self.eval_examples, self.evaluator = eval_examples, make_evaluator(app, recipe.eval)
         self.changes_base = recipe.model.path is None
+        self.asked_to_stop = False
 
     def run_stage(
         self, stage: ResolvedStage, model: Any, examples: list, held_out: list, resume: bool
@@ -143,11 +144,7 @@ class StageRunner:
         trainer, stopper = self._trainer(stage, model, prepared, sizes, folder / "checkpoints")
         start = time.time()
         point = checkpoint.newest(folder / "checkpoints") if resume else None
-        if point is not None:
-            say(self.run, f"{stage.name}: resuming at {point.name}")
-            trainer.best_value = _best_value(folder / "checkpoints")
-        trainer.train(resume_from_checkpoint=None if point is None else str(point))
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        model = self._fit(stage, trainer, stopper, point)
         if stopper.asked and trainer.state.global_step < trainer.state.max_steps:
             return model, {"status": "stopped", "step": trainer.state.global_step}
         chosen = checkpoint.best(folder / "checkpoints")
@@ -167,11 +164,30 @@ class StageRunner:
             write_json(folder / "stage.json", result)
         return model, result
 
+    def _fit(self, stage: ResolvedStage, trainer: Any, stopper: StopAndSave, point: Path | None) -> Any:
+        """Train from the start or from a checkpoint; one of the last step leaves nothing to train."""
+        if point is not None:
+            from transformers import TrainerState
+
+            state = TrainerState.load_from_json(str(point / "trainer_state.json"))
+            say(self.run, f"{stage.name}: resuming at {point.name}")
+            forget_later(self.run, stage.name, state.global_step)
+            trainer.best_value = _best_value(point.parent)
+            if state.global_step >= trainer.args.max_steps:
+                trainer.state = state
+                return self._load_weights(trainer.accelerator.unwrap_model(trainer.model), point)
+        try:
+            trainer.train(resume_from_checkpoint=None if point is None else str(point))
+        finally:
+            stopper.restore()
+        self.asked_to_stop = stopper.asked
+        return trainer.accelerator.unwrap_model(trainer.model)
+
     def _adapt(self, model: Any, recipe: Recipe) -> Any:
         """Adapters of the stage on the model; a chain that goes from adapters to full tuning folds them in first."""
         has = hasattr(model, "peft_config")
         if recipe.model.adapters and not has:
-            return add_adapters(model, recipe.model.adapters)
+            return add_adapters(model, recipe.model.adapters, recipe.seed)
         if not recipe.model.adapters:
             self.changes_base = True
             return merged_in_memory(model) if has else model
@@ -191,7 +207,7 @@ class StageRunner:
         interval = int(every) if every >= 1 else max(1, round(every * sizes["steps"])) if every else 0
         trainer_cls = prepared.stage.trainer or SupervisedTrainer
         if interval and (self.eval_examples or prepared.eval_dataset is not None):
-            measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, self._higher(recipe), interval)
+            measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, False, interval)
             callbacks.insert(0, measured)
         trainer = trainer_cls(
             model=model,
@@ -209,10 +225,10 @@ class StageRunner:
         live.trainer = trainer
         if measured is not None:
             measured.trainer = trainer
-            measured.measure = lambda: self._measure(stage, trainer, prepared)
+            measured.measure = lambda: self._measure(stage, trainer, prepared, measured)
         return trainer, stopper
 
-    def _measure(self, stage: ResolvedStage, trainer: Any, prepared: Prepared) -> dict[str, Any]:
+    def _measure(self, stage: ResolvedStage, trainer: Any, prepared: Prepared, metric: TaskMetric) -> dict[str, Any]:
         from core.training.run import _pipeline_config
         from core.training.trainer import mean_loss
 
@@ -225,11 +241,10 @@ class StageRunner:
             report = score_within(
                 pipeline, self.evaluator, self.eval_examples, stage.recipe.eval.sampling, stage.recipe.eval.max_seconds
             )
-            values.update({name: metric.value for name, metric in report.metrics.items()})
+            values.update({name: found.value for name, found in report.metrics.items()})
+            selected = report.metrics.get(metric.select)
+            metric.higher = selected is not None and selected.higher_is_better
         return values
-
-    def _higher(self, recipe: Recipe) -> bool:
-        return recipe.eval.select != "loss" and recipe.eval.select not in getattr(self.evaluator, "lower_is_better", ())
 
     def _announce(self, summary: dict[str, Any], index: int) -> None:
         if not is_main():
@@ -287,7 +302,7 @@ class StageRunner:
 def _save_weights(model: Any, folder: Path) -> None:
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    model.save_pretrained(temporary, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
 

@@ -130,6 +130,14 @@ class SupervisedTrainer(Trainer):
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
+    def _save(self, output_dir=None, state_dict=None):
+        """Asked to decide about embeddings for itself, peft would look for the base's name on the hub."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not hasattr(model, "peft_config"):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            model.save_pretrained(output_dir, save_embedding_layers=False)
+
     def _save_checkpoint(self, model, trial):
         folder = Path(self.args.output_dir)
         step = self.state.global_step
