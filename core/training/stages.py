@@ -166,7 +166,9 @@ class StageRunner:
 
     def _fit(self, stage: ResolvedStage, trainer: Any, stopper: StopAndSave, point: Path | None) -> Any:
         """Train from the start or from a checkpoint; one of the last step leaves nothing to train."""
-        if point is not None:
+        if point is None:
+            forget_later(self.run, stage.name, 0)
+        else:
             from transformers import TrainerState
 
             state = TrainerState.load_from_json(str(point / "trainer_state.json"))
