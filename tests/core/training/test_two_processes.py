@@ -1,0 +1,60 @@
+"""A run on two processes: a signal to one of them stops both at the same step, saved and fit to go on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from core.config.load import recipe_from
+from core.config.run_folder import RunFolder
+from core.training import checkpoint
+
+ROOT = Path(__file__).parents[3]
+STOPPED_ON_RANK_1 = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from core.config.run_folder import RunFolder
+from core.training.run import train
+from core.training.trainer import SupervisedTrainer
+
+step = SupervisedTrainer.training_step
+
+def interrupted(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *args, **kwargs)
+
+SupervisedTrainer.training_step = interrupted
+run = RunFolder({run!r})
+print("ended", os.environ["RANK"], train(run.recipe(), run)["status"], flush=True)
+"""
+
+
+def test_all_processes_stop_at_the_same_step(tmp_path):
+    source = {"reader": "embedded", "with": {"src": "de", "tgt": "en"}}
+    run = RunFolder.create(
+        recipe_from(
+            {
+                "app": "translation",
+                "output": str(tmp_path / "run"),
+                "model": {"preset": "tiny-gpt2", "tokenizer": "bpe:400"},
+                "data": {"train": [{**source, "split": "train", "limit": 24}], "max_length": 160},
+                "method": "translation.parallel",
+                "train": {"max_steps": 6, "batch": {"size": 8}},
+                "eval": {"every": 0},
+                "backend": {"strategy": "ddp", "device": "cpu"},
+            }
+        )
+    )
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED_ON_RANK_1.format(root=str(ROOT), run=str(run.path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "ended 0 stopped" in done.stdout and "ended 1 stopped" in done.stdout
+    assert run.info()["status"] == "stopped"
+    saved = checkpoint.newest(run.stage_dir(0, "parallel") / "checkpoints")
+    assert saved.name == "checkpoint-3" and {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in saved.iterdir()}
