@@ -9,6 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any
 
 from core.errors import BackendUnavailable
 
@@ -25,12 +28,35 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def join(device: str) -> None:
+    """Meet the other processes, each on a GPU of its own; nothing when there is one process.
+
+    To be called before anything that one process writes and the others read: `barrier` waits only after it.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if world_size() == 1 or dist.is_initialized():
+        return
+    if device.startswith("cuda"):
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
 def barrier() -> None:
-    """Wait for every process; nothing when there is one."""
+    """Wait for every process, however long the main one evaluates; nothing when there is one."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+        dist.barrier(_waiting_room())
+
+
+@cache
+def _waiting_room() -> Any:
+    """A gloo group for waiting alone: NCCL would give up after ten minutes. A process that fails ends all anyway."""
+    import torch.distributed as dist
+
+    return dist.new_group(backend="gloo", timeout=timedelta(days=1))
 
 
 def relaunch(arguments: Sequence[str], gpus: int) -> int:

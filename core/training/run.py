@@ -19,7 +19,7 @@ from core.config.registry import App, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
 from core.data.rows import BadRows, read_sources
-from core.distributed.launch import barrier, is_main
+from core.distributed.launch import barrier, is_main, join
 from core.errors import CheckpointError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
@@ -59,6 +59,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     app, stages = get_app(recipe.app), resolve_stages(recipe)
     check_select(app, stages)
     device = pick_device(recipe.backend.device)
+    join(device)
     if is_main() and not resume:
         run.rejects.unlink(missing_ok=True)
     data = [_read(app, stage.recipe, run) for stage in stages]

@@ -1,4 +1,4 @@
-"""A run on two processes: a signal to one of them stops both at the same step, saved and fit to go on."""
+"""A run on two processes: one waits for what the other writes, and a signal to one stops both at the same step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from core.training import checkpoint
 
 ROOT = Path(__file__).parents[3]
 STOPPED_ON_RANK_1 = """
-import os, signal, sys
+import os, signal, sys, time
 sys.path.insert(0, {root!r})
+import core.models.load as load
 from core.config.run_folder import RunFolder
 from core.training.run import train
 from core.training.trainer import SupervisedTrainer
 
-step = SupervisedTrainer.training_step
+build, step = load.load_tokenizer, SupervisedTrainer.training_step
+
+def slow(*args, **kwargs):
+    time.sleep(1)
+    return build(*args, **kwargs)
 
 def interrupted(self, *args, **kwargs):
     if os.environ["RANK"] == "1" and self.state.global_step == 2:
@@ -27,12 +32,14 @@ def interrupted(self, *args, **kwargs):
     return step(self, *args, **kwargs)
 
 SupervisedTrainer.training_step = interrupted
+if os.environ["RANK"] == "0":
+    load.load_tokenizer = slow
 run = RunFolder({run!r})
 print("ended", os.environ["RANK"], train(run.recipe(), run)["status"], flush=True)
 """
 
 
-def test_all_processes_stop_at_the_same_step(tmp_path):
+def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
     source = {"reader": "embedded", "with": {"src": "de", "tgt": "en"}}
     run = RunFolder.create(
         recipe_from(
