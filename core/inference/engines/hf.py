@@ -20,7 +20,7 @@ import torch
 from core.errors import AppInputError, BackendUnavailable
 from core.inference.detokenize import Detokenizer
 from core.inference.request import Event, Output, Request, SamplingParams
-from core.inference.stopping import StopStrings, find_stop, held_back, ids_until_stop, stop_window
+from core.inference.stopping import StopStrings, completing_tokens, find_stop, held_back, ids_until_stop, stop_window
 
 
 class HfEngine:
@@ -29,6 +29,7 @@ class HfEngine:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self._lock = threading.Lock()
+        self._completing: dict[tuple[str, ...], frozenset[int] | None] = {}
 
     def capabilities(self) -> set[str]:
         return {"generate", "stream", "score", "beams", "logprobs"}
@@ -114,13 +115,18 @@ class HfEngine:
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=self._config(sampling, room),
-                stopping_criteria=[StopStrings(stops, length, self.tokenizer)] if stops else None,
+                stopping_criteria=[self._stopping(stops, length)] if stops else None,
             )
             new = generated.sequences[:, length:]
             logprobs = _logprobs(generated.logits, new) if self._wants_logprobs(sampling) else None
         return [
             self._output(row, None if logprobs is None else logprobs[i], stops) for i, row in enumerate(new.tolist())
         ]
+
+    def _stopping(self, stops: tuple[str, ...], length: int) -> StopStrings:
+        if stops not in self._completing:
+            self._completing[stops] = completing_tokens(stops, self.tokenizer)
+        return StopStrings(stops, length, self.tokenizer, self._completing[stops])
 
     @staticmethod
     def _wants_logprobs(sampling: SamplingParams) -> bool:
