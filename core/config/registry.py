@@ -1,16 +1,16 @@
 """Names that recipes use, and what they stand for.
 
 A `Registry` maps a name to an object and answers an unknown name with the nearest known one. `METHODS` holds the
-training methods, each with the dataclass that types its `with:` block; `get_app` finds an app by the convention that
-app `x` is the package `apps.x` with an `APP` in it. Nothing here imports a library: an app is imported by name when a
-recipe asks for it.
+training methods, each with the dataclass that types its `with:` block; `ADAPTERS` and `EDITS` hold what can be laid
+on a model; `get_app` finds an app by the convention that app `x` is the package `apps.x` with an `APP` in it. Nothing
+here imports a library: apps and parts are named as text and imported when a recipe asks for them.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -94,6 +94,57 @@ def method(name: str, config: type = NoOptions) -> Callable[[Callable], Callable
         return build
 
     return add
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a part may look at while it is laid on a model.
+
+    Args:
+        seed: of everything random; equal seeds give equal weights.
+        tokenizer: the run's, None where there is none.
+        texts: training text for parts that calibrate; empty where there is none.
+    """
+
+    seed: int = 0
+    tokenizer: Any = None
+    texts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something a recipe lays on a model: an adapter or an edit. Fields are "module:attribute", imported on first use.
+
+    Args:
+        options: dataclass of the part's own keys (`with:` of an adapter, the keys beside `kind` of an edit); importing
+            its module imports neither torch nor a library on torch.
+        build: an adapter's `(model, AdapterConfig, options, BuildContext) -> model`, an edit's `(model, options,
+            BuildContext) -> model`.
+        trainer: `(trainer class, model, options) -> (trainer class, callbacks)` for parts that take part in the
+            training steps; empty for the others.
+    """
+
+    build: str
+    options: str = "core.config.registry:NoOptions"
+    trainer: str = ""
+
+    @cached_property
+    def options_cls(self) -> type:
+        return _resolve(self.options)
+
+    @cached_property
+    def builder(self) -> Callable[..., Any]:
+        return _resolve(self.build)
+
+    @cached_property
+    def trainer_hook(self) -> Callable[..., Any] | None:
+        return _resolve(self.trainer) if self.trainer else None
+
+
+ADAPTERS: Registry[Part] = Registry("adapter kind")
+EDITS: Registry[Part] = Registry("edit kind")
+
+ADAPTERS.register("lora")(Part("core.adapters.lora:build"))
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ def key(default: Any, doc: str, **checks: Any) -> Any:
 
 @dataclass
 class AdapterConfig:
-    """A low-rank adapter (Hu et al. 2021, LoRA; Liu et al. 2024, DoRA; Kalajdzievski 2023, rank-stabilised scale)."""
+    """An adapter; r to dora are keys of `lora` (Hu et al. 2021; Liu et al. 2024, DoRA; Kalajdzievski 2023, rsLoRA)."""
 
-    kind: Literal["lora"] = key("lora", "adapter method")
+    kind: str = key("lora", "adapter method (graft ls adapters)")
     r: int = key(16, "rank", least=1)
     alpha: float | None = key(None, "scale numerator; null means 2r", above=0)
     dropout: float = key(0.0, "dropout on the adapter's input", least=0, most=0.95)
@@ -33,6 +33,8 @@ class AdapterConfig:
     rslora: bool = key(False, "scale by alpha/sqrt(r) instead of alpha/r")
     dora: bool = key(False, "decompose weights into magnitude and direction")
     modules_to_save: list[str] = key([], "modules trained in full and saved with the adapter")
+    path: str | None = key(None, "folder of a saved adapter that is laid on frozen, below those that train")
+    with_: dict[str, Any] = key({}, "options of a kind other than lora")
 
     @property
     def effective_alpha(self) -> float:
@@ -57,7 +59,7 @@ class ModelConfig:
         "auto", "attention implementation"
     )
     quantization: str = key("none", "registry name of the base's number format")
-    edits: list[dict] = key([], "ordered structural surgery")
+    edits: list[dict] = key([], "ordered structural surgery, each {kind: …, its keys}")
     adapters: list[AdapterConfig] = key([], "ordered adapters; empty means full fine-tuning")
 
 

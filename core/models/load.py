@@ -122,7 +122,7 @@ def load_model(
 
     Raises:
         CheckpointError: folder missing, unreadable, torn or incomplete, or a hub id that cannot be reached.
-        UnsupportedError: a number format or an edit that is not there.
+        UnsupportedError: a number format that is not there.
     """
     import torch
 
@@ -132,8 +132,6 @@ def load_model(
         raise UnsupportedError(
             f"quantization '{config.quantization}' is not available", where="model.quantization", hint="known: none"
         )
-    if config.edits:
-        raise UnsupportedError("no structural edit is available", where="model.edits", hint="known: none")
     if config.path and config.preset:
         raise ConfigError("both a path and a preset name the model", where="model.preset", hint="keep one of the two")
     wanted = dtype or config.dtype

@@ -1,57 +1,67 @@
-"""Compose the model of a stage: the base, then its adapters."""
+"""Compose the model of a stage: base, then structural edits, then its number format, then adapters."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from core.config.schema import AdapterConfig
-from core.errors import ConfigError
+from core.config.load import adapter_options, edit_options
+from core.config.registry import ADAPTERS, EDITS, BuildContext
+from core.config.schema import AdapterConfig, ModelConfig
+from core.errors import UnsupportedError
+
+
+def build_base(config: ModelConfig, tokenizer: Any, *, device: str, seed: int = 0, texts: Any = ()) -> Any:
+    """The model that training starts from: the base as loaded, with `config.edits` applied in order.
+
+    Args:
+        texts: training text, for edits that calibrate.
+    """
+    from core.models.load import load_model
+
+    return apply_edits(load_model(config, tokenizer, device=device, seed=seed), config.edits, seed, tokenizer, texts)
+
+
+def apply_edits(model: Any, edits: list[dict], seed: int = 0, tokenizer: Any = None, texts: Any = ()) -> Any:
+    """`model` after each edit `{kind: …, its keys}` in order; an edit that fails leaves it as it was before."""
+    for edit in edits:
+        context = BuildContext(seed, tokenizer, texts)
+        model = EDITS.get(edit.get("kind", "")).builder(model, edit_options(edit), context)
+    return model
 
 
 def add_adapters(model: Any, adapters: list[AdapterConfig], seed: int = 0) -> Any:
-    """`model` with LoRA adapters through peft; unchanged when the list is empty.
+    """`model` with its adapters; unchanged when the list is empty.
 
     Args:
-        seed: of the random factors, equal for equal seeds; the caller's random state is left as it was.
+        seed: of the random weights, equal for equal seeds; the caller's random state is left as it was.
 
     Raises:
         ConfigError: targets that no module matches, with the closest module names.
     """
-    if not adapters:
-        return model
-    if len(adapters) > 1:
-        raise ConfigError("one adapter is supported", where="model.adapters", hint="keep one entry")
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    spec = adapters[0]
-    config = LoraConfig(
-        r=spec.r,
-        lora_alpha=spec.effective_alpha,
-        lora_dropout=spec.dropout,
-        target_modules=spec.targets,
-        use_rslora=spec.rslora,
-        use_dora=spec.dora,
-        modules_to_save=spec.modules_to_save or None,
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=model.config.model_type == "gpt2",
-    )
-    try:
-        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise ConfigError(str(error).splitlines()[0], where="model.adapters", hint=_closest(model, spec)) from error
+    trained = [spec for spec in adapters if spec.path is None]
+    if len(trained) > 1:
+        raise UnsupportedError(
+            f"{len(trained)} adapters would train at once",
+            where="model.adapters",
+            hint="train one of them and give the others a path",
+        )
+    for spec in adapters:
+        options = adapter_options(spec)
+        if spec.path is None:
+            model = ADAPTERS.get(spec.kind).builder(model, spec, options, BuildContext(seed))
+    return model
 
 
-def _closest(model: Any, spec: AdapterConfig) -> str | None:
-    from core.errors import nearest
-    from core.models.linear import is_linear_like
-
-    endings = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if is_linear_like(module)})
-    wanted = spec.targets if isinstance(spec.targets, list) else [spec.targets]
-    close = [hint for name in wanted if (hint := nearest(name, endings))]
-    return " ".join([*close, f"linear modules here: {', '.join(endings)}"])
+def training_hooks(model_config: ModelConfig, model: Any, trainer_cls: type) -> tuple[type, list[Any]]:
+    """The Trainer class with what edits and adapters add to a training step, and their callbacks."""
+    callbacks: list[Any] = []
+    parts = [(EDITS.get(edit["kind"]), edit_options(edit)) for edit in model_config.edits]
+    parts += [(ADAPTERS.get(spec.kind), adapter_options(spec)) for spec in model_config.adapters if spec.path is None]
+    for part, options in parts:
+        if part.trainer_hook is not None:
+            trainer_cls, added = part.trainer_hook(trainer_cls, model, options)
+            callbacks += added
+    return trainer_cls, callbacks
 
 
 def merged_in_memory(model: Any) -> Any:

@@ -49,7 +49,8 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     from transformers.utils import logging as transformers_logging
 
     from core.inference.load import pick_device
-    from core.models.load import load_model, load_tokenizer
+    from core.models.load import load_tokenizer
+    from core.training.build import build_base
     from core.training.stages import StageRunner
 
     transformers_logging.disable_progress_bar()
@@ -65,8 +66,9 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     data = [_read(app, stage.recipe, run) for stage in stages]
     eval_examples = data[-1][1][: recipe.eval.limit]
     tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
-    model = load_model(recipe.model, tokenizer, device=device, seed=recipe.seed)
-    base = recipe.model.path
+    texts = _texts(app, data) if recipe.model.edits else []
+    model = build_base(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
+    base = None if recipe.model.edits else recipe.model.path
     runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
     before = None
     if eval_examples and is_main():
@@ -77,7 +79,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     results = []
     for stage, (examples, held_out) in zip(stages, data):
         if stage.init == "base" and stage.index:
-            model = load_model(recipe.model, tokenizer, device=device, seed=recipe.seed)
+            model = build_base(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
         model, result = runner.run_stage(stage, model, examples, held_out, resume)
         results.append(result)
         if result["status"] == "stopped" or (runner.asked_to_stop and stage is not stages[-1]):
@@ -105,13 +107,14 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
 
 def plan(recipe: Recipe) -> dict[str, Any]:
     """What `train` would do, without training: sizes of model and data for every stage."""
-    from core.models.load import load_model, load_tokenizer
+    from core.models.load import load_tokenizer
+    from core.training.build import build_base
     from core.training.stages import prepare_data, step_sizes
 
     app, stages = get_app(recipe.app), resolve_stages(recipe)
     data = [_read(app, stage.recipe, None) for stage in stages]
     tokenizer = load_tokenizer(recipe.model, _texts(app, data))
-    model = load_model(recipe.model, tokenizer, device="cpu", seed=recipe.seed)
+    model = build_base(recipe.model, tokenizer, device="cpu", seed=recipe.seed, texts=_texts(app, data))
     rows = []
     for stage, (examples, held_out) in zip(stages, data):
         prepared = prepare_data(app, stage, tokenizer, examples, held_out, None)

@@ -20,7 +20,7 @@ from core.data.encode import EncodeStats, encode, encode_rows
 from core.distributed.launch import is_main, world_size
 from core.errors import CheckpointError, DataError
 from core.training import checkpoint
-from core.training.build import add_adapters, merged_in_memory, parameter_counts
+from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
 from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, say
 from core.training.evaluate import make_evaluator, score_within
 from core.training.stage import StageContext
@@ -207,7 +207,8 @@ class StageRunner:
         measured = None
         every = recipe.eval.every
         interval = int(every) if every >= 1 else max(1, round(every * sizes["steps"])) if every else 0
-        trainer_cls = prepared.stage.trainer or SupervisedTrainer
+        trainer_cls, added = training_hooks(recipe.model, model, prepared.stage.trainer or SupervisedTrainer)
+        callbacks += added
         if interval and (self.eval_examples or prepared.eval_dataset is not None):
             measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, False, interval)
             callbacks.insert(0, measured)

@@ -196,7 +196,6 @@ def test_what_is_not_available_is_said(saved):
     tokenizer = saved[2]
     for config, error in (
         (ModelConfig(path=str(saved[0]), quantization="nf4"), UnsupportedError),
-        (ModelConfig(path=str(saved[0]), edits=[{"kind": "x"}]), UnsupportedError),
         (ModelConfig(path=str(saved[0]), preset="tiny"), ConfigError),
         (ModelConfig(), ConfigError),
     ):
