@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from core.config.registry import ADAPTERS, EDITS, METHODS, App, Part, Registry, get_app
+from core.config.registry import ADAPTERS, EDITS, METHODS, QUANTIZERS, App, Part, Registry, get_app
 from core.config.schema import AdapterConfig, ModelConfig, Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
-from core.errors import ConfigError, UnsupportedError, nearest
+from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -283,11 +283,33 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:
 
 
 def check_parts(model: ModelConfig, places: Places, path: tuple) -> None:
-    """Adapters and edits name registered kinds and give only options that these have."""
+    """Adapters, edits and the number format are registered, and given only options that these have."""
+    check_quantization(model, places, path)
     for number, edit in enumerate(model.edits):
         edit_options(edit, places, (*path, "edits", number))
     for number, adapter in enumerate(model.adapters):
         adapter_options(adapter, places, (*path, "adapters", number))
+
+
+def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
+    """The number format is known and its library is here; weights in it are frozen, so something else has to train."""
+    if model.quantization == "none":
+        return
+    where = places.of((*path, "quantization"))
+    try:
+        quantizer = QUANTIZERS.get(model.quantization.partition(":")[0])
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where, hint=f"{error.hint}, none") from None
+    if quantizer.missing:
+        raise BackendUnavailable(
+            f"quantization '{model.quantization}' needs {quantizer.package}", where=where, hint=quantizer.missing
+        )
+    if not any(spec.path is None for spec in model.adapters):
+        raise ConfigError(
+            "quantized weights are frozen, and no adapter trains",
+            where=where,
+            hint="add model.adapters: [{kind: lora, r: 16}], or take quantization out",
+        )
 
 
 def edit_options(edit: dict[str, Any], places: Places | None = None, path: tuple = ("model", "edits")) -> Any:

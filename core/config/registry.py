@@ -2,8 +2,9 @@
 
 A `Registry` maps a name to an object and answers an unknown name with the nearest known one. `METHODS` holds the
 training methods, each with the dataclass that types its `with:` block; `ADAPTERS` and `EDITS` hold what can be laid
-on a model; `get_app` finds an app by the convention that app `x` is the package `apps.x` with an `APP` in it. Nothing
-here imports a library: apps and parts are named as text and imported when a recipe asks for them.
+on a model, `QUANTIZERS` the number formats of its weights; `get_app` finds an app by the convention that app `x` is
+the package `apps.x` with an `APP` in it. Nothing here imports a library: apps and parts are named as text and imported
+when a recipe asks for them.
 """
 
 from __future__ import annotations
@@ -145,6 +146,47 @@ ADAPTERS: Registry[Part] = Registry("adapter kind")
 EDITS: Registry[Part] = Registry("edit kind")
 
 ADAPTERS.register("lora")(Part("core.adapters.lora:build"))
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A number format for frozen weights. `apply` and `loading` are "module:attribute", imported on first use.
+
+    A recipe writes the format's name and, after colons, its settings ("awq:int4:g128"); both functions get the whole.
+
+    Args:
+        apply: `(model, spec, device) -> model`, on a model in memory.
+        loading: `(spec, compute dtype) -> arguments of from_pretrained` for formats that quantize while reading.
+        package: what must be importable. extra: the extra of graft that brings it.
+    """
+
+    apply: str
+    loading: str = ""
+    package: str = ""
+    extra: str = ""
+
+    def applied(self, model: Any, spec: str, device: str) -> Any:
+        return _resolve(self.apply)(model, spec, device)
+
+    def loading_options(self, spec: str, dtype: Any) -> dict[str, Any]:
+        return _resolve(self.loading)(spec, dtype)
+
+    @property
+    def missing(self) -> str | None:
+        """How to get the package that is not here; None when all is there."""
+        if not self.package or importlib.util.find_spec(self.package) is not None:
+            return None
+        return f"pip install 'graft[{self.extra}]'"
+
+
+QUANTIZERS: Registry[Quantizer] = Registry("number format")
+
+for _format in ("nf4", "int8"):
+    QUANTIZERS.register(_format)(
+        Quantizer(
+            "core.quantization.bitsandbytes:apply", "core.quantization.bitsandbytes:loading", "bitsandbytes", "quant"
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from core.config.files import read_json
 from core.config.schema import ModelConfig
 from core.config.typed import Places, build
 from core.errors import BackendUnavailable, CheckpointError
-from core.models.load import load_model, load_tokenizer, resolve_path
+from core.inference.save import BASE_NOTE
+from core.models.load import load_tokenizer, resolve_path
+from core.quantization.load import load_base
 
 
 def pick_device(wanted: str) -> str:
@@ -34,7 +36,8 @@ def load_for_serving(
 ) -> tuple[Any, Any, str]:
     """Model, tokenizer and the folder (or hub id) that they came from.
 
-    An adapter folder holds its base in base/, or names it in adapter_config.json.
+    An adapter folder holds its base in base/, or names it in adapter_config.json. The base is held in the number format
+    that the adapter was trained on, unless `quantization` names another.
 
     Raises:
         CheckpointError: no model there, or its base is gone. ConfigError: an unknown dtype.
@@ -43,10 +46,12 @@ def load_for_serving(
     device = pick_device(device)
     is_adapter = (Path(folder) / "adapter_config.json").is_file()
     base = base_of(folder) if is_adapter else folder
+    if quantization is None:
+        quantization = trained_on(folder) if is_adapter else "none"
     wanted = {"path": base, "tokenizer": folder, "revision": revision, "dtype": dtype}
-    config = build(ModelConfig, {**wanted, "quantization": quantization or "none"}, Places("from_pretrained"))
+    config = build(ModelConfig, {**wanted, "quantization": quantization}, Places("from_pretrained"))
     tokenizer = load_tokenizer(config)
-    model = load_model(config, tokenizer, device=device)
+    model = load_base(config, tokenizer, device=device)
     for name in filter(None, [folder if is_adapter else None, adapter]):
         model = attach_adapter(model, name)
     return model.eval(), tokenizer, folder
@@ -62,6 +67,12 @@ def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
         raise CheckpointError(
             f"the adapter cannot be loaded: {str(error).splitlines()[0][:200]}", where=folder
         ) from error
+
+
+def trained_on(folder: str) -> str:
+    """The number format of the base that an adapter was trained on."""
+    note = Path(folder) / BASE_NOTE
+    return read_json(note).get("quantization", "none") if note.is_file() else "none"
 
 
 def base_of(folder: str) -> str:

@@ -5,21 +5,42 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from core.config.files import write_json
+
+BASE_NOTE = "base.json"
 _ADAPTER_PARTS = ("lora_", ".modules_to_save.", ".token_adapter.")
 
 
 def base_weights(model: Any) -> dict[str, Any]:
-    """The base's own tensors by their names without the adapter: peft wraps layers and keeps the originals inside."""
+    """The base's own tensors by their names without the adapter: peft wraps layers and keeps the originals inside.
+
+    Weights held in a number format of bitsandbytes come back dense, as the layers multiply with them.
+    """
+    from core.quantization.bitsandbytes import dense_state, is_quantized_linear
+
+    base = model.get_base_model()
+    state = dense_state(base) if any(map(is_quantized_linear, base.modules())) else base.state_dict()
     return {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): value
-        for name, value in model.get_base_model().state_dict().items()
+        for name, value in state.items()
         if not any(part in name for part in _ADAPTER_PARTS)
     }
 
 
 def save_base(model: Any, folder: str | Path) -> None:
-    """Config and weights of the base of a peft model."""
-    model.get_base_model().save_pretrained(folder, state_dict=base_weights(model))
+    """Config and weights of the base of a peft model; a quantized one as the dense weights that it stands for."""
+    base = model.get_base_model()
+    if getattr(base, "quantization_method", None) is None:
+        base.save_pretrained(folder, state_dict=base_weights(model))
+        return
+    import copy
+
+    dense = copy.copy(base.config)
+    del dense.quantization_config
+    with_shapes = type(base)(dense).to(base.dtype)
+    with_shapes.load_state_dict(base_weights(model), strict=False)
+    with_shapes.tie_weights()
+    with_shapes.save_pretrained(folder)
 
 
 def save_model(model: Any, folder: str | Path) -> None:
@@ -31,5 +52,8 @@ def save_model(model: Any, folder: str | Path) -> None:
     adapter.base_model_name_or_path = adapter.base_model_name_or_path or "base"
     if adapter.base_model_name_or_path == "base":
         save_base(model, Path(folder) / "base")
+    quantization = getattr(model.get_base_model(), "graft_quantization", "none")
+    if quantization != "none":
+        write_json(Path(folder) / BASE_NOTE, {"quantization": quantization})
     # Asked to decide for itself, peft would look for the base's name on the hub.
     model.save_pretrained(folder, save_embedding_layers=False)

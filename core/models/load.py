@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config.schema import ModelConfig
-from core.errors import CheckpointError, ConfigError, UnsupportedError
+from core.errors import CheckpointError, ConfigError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -112,26 +112,28 @@ def _tokenizer_folder(source: str) -> str:
 
 
 def load_model(
-    config: ModelConfig, tokenizer: Any, *, device: str = "cpu", dtype: str | None = None, seed: int = 0
+    config: ModelConfig,
+    tokenizer: Any,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    seed: int = 0,
+    extra: dict[str, Any] | None = None,
 ) -> Any:
-    """The base as a transformers model on `device`, its rotary phases safe from conversion.
+    """The base as a transformers model on `device`, its rotary phases safe from conversion, its weights dense.
 
     Args:
         dtype: "fp32", "bf16" or "fp16"; default `config.dtype`, where auto is fp32 on CPU, the checkpoint's elsewhere.
         seed: of the random weights of a preset.
+        extra: more arguments of `from_pretrained`; with a device_map among them the weights are read to their place.
 
     Raises:
         CheckpointError: folder missing, unreadable, torn or incomplete, or a hub id that cannot be reached.
-        UnsupportedError: a number format that is not there.
     """
     import torch
 
     from core.models.rope import keep_exact
 
-    if config.quantization != "none":
-        raise UnsupportedError(
-            f"quantization '{config.quantization}' is not available", where="model.quantization", hint="known: none"
-        )
     if config.path and config.preset:
         raise ConfigError("both a path and a preset name the model", where="model.preset", hint="keep one of the two")
     wanted = dtype or config.dtype
@@ -145,10 +147,11 @@ def load_model(
     if config.preset:
         model = _from_preset(config.preset, tokenizer, options, seed)
     elif config.path:
-        model = _from_folder(config.path, config, tokenizer, options)
+        model = _from_folder(config.path, config, tokenizer, {**options, **(extra or {})})
     else:
         raise ConfigError("no model", where="model.path", hint="set model.path, or model.preset to start from nothing")
-    return keep_exact(model).to(device)
+    model = keep_exact(model)
+    return model if extra and "device_map" in extra else model.to(device)
 
 
 def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:

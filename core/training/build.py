@@ -16,9 +16,10 @@ def build_base(config: ModelConfig, tokenizer: Any, *, device: str, seed: int = 
     Args:
         texts: training text, for edits that calibrate.
     """
-    from core.models.load import load_model
+    from core.quantization.load import load_base
 
-    return apply_edits(load_model(config, tokenizer, device=device, seed=seed), config.edits, seed, tokenizer, texts)
+    edit = (lambda model: apply_edits(model, config.edits, seed, tokenizer, texts)) if config.edits else None
+    return load_base(config, tokenizer, device=device, seed=seed, edit=edit)
 
 
 def apply_edits(model: Any, edits: list[dict], seed: int = 0, tokenizer: Any = None, texts: Any = ()) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from core.config.schema import ModelConfig
-from core.errors import CheckpointError, ConfigError, GraftError, UnsupportedError
+from core.errors import CheckpointError, ConfigError, GraftError
 from core.models.load import load_model, load_tokenizer, resolve_path
 from core.models.presets import PRESETS, build_config
 from core.models.tokenizer import train_bpe
@@ -195,7 +195,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused(saved):
 def test_what_is_not_available_is_said(saved):
     tokenizer = saved[2]
     for config, error in (
-        (ModelConfig(path=str(saved[0]), quantization="nf4"), UnsupportedError),
         (ModelConfig(path=str(saved[0]), preset="tiny"), ConfigError),
         (ModelConfig(), ConfigError),
     ):
