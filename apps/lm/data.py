@@ -64,15 +64,18 @@ def embedded(
     *,
     split: str | None = None,
     on_bad: BadRows,
-    lang: Literal["de", "en", "both", "lists"] = "both",
+    lang: Literal["de", "en", "both"] = "both",
+    noise: bool = False,
 ) -> Iterator[TextExample]:
-    """The text that ships, German and English apart, or its bilingual word lists; split train or dev."""
-    from core.data.embedded import held_out_text, monolingual, word_lists
+    """The text that ships, German and English apart; split train or dev.
 
-    if split in (None, "train") and lang == "lists":
-        yield from (TextExample(text) for text in word_lists())
-    elif split in (None, "train"):
-        sides = [monolingual(code) for code in (("de", "en") if lang == "both" else (lang,))]
+    With `noise`, each sentence follows a noisy form of itself.
+    """
+    from core.data.embedded import denoising, held_out_text, monolingual
+
+    if split in (None, "train"):
+        text_of = denoising if noise else monolingual
+        sides = [text_of(code) for code in (("de", "en") if lang == "both" else (lang,))]
         for row in zip(*sides):
             yield from (TextExample(sentence) for sentence in row)
     elif split == "dev":

@@ -15,14 +15,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from core.data.embedded.glossary import word_list
 from core.data.embedded.grammar import Sentence, sentence
+from core.data.embedded.noise import with_noise
 from core.errors import DataError
 
 Split = Literal["train", "dev", "test"]
 SIZES = {"train": 8000, "dev": 300, "test": 500}
 SHARE = 12
-_STREAMS = {"train": 1, "dev": 2, "test": 3, "de": 4, "en": 5, "lists": 6}
+MONOLINGUAL = 60_000
+_STREAMS = {"train": 1, "dev": 2, "test": 3, "de": 4, "en": 5, "noise": 6}
 
 
 def split_of(made: Sentence) -> str | None:
@@ -77,16 +78,15 @@ def monolingual(lang: str, limit: int | None = None, seed: int = 0) -> list[str]
     """Training-side sentences of one language, drawn apart from the pairs and from the other language."""
     if lang not in ("de", "en"):
         raise DataError("unknown language of the embedded corpus", got=lang, expected="de, en")
-    size = limit or 20_000
+    size = limit or MONOLINGUAL
     rows = [getattr(s, lang) for s, _ in zip(_generate("train", lang, seed), range(size))]
     return [*(pair[lang == "en"] for pair in handwritten()), *rows][:size]
 
 
-def word_lists(limit: int = 20_000, seed: int = 0) -> list[str]:
-    """Lists of words and phrases in both languages, without any held-out combination."""
-    rng = random.Random(seed * 1_000 + _STREAMS["lists"])
-    made = (word_list(rng) for _ in itertools.count())
-    return list(itertools.islice((text for text, pairs in made if split_of(Sentence("", "", pairs)) == "train"), limit))
+def denoising(lang: str, limit: int | None = None, seed: int = 0) -> list[str]:
+    """Monolingual sentences, each behind a noisy form of itself."""
+    rng = random.Random(seed * 1_000 + _STREAMS["noise"])
+    return [with_noise(text, lang, rng) for text in monolingual(lang, limit, seed)]
 
 
 def held_out_text(limit: int = 200) -> list[str]:

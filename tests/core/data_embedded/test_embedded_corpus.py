@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from core.data.embedded import SIZES, handwritten, held_out_text, monolingual, pairs, split_of, word_lists
+from core.data.embedded import SIZES, denoising, handwritten, held_out_text, monolingual, pairs, split_of
 from core.data.embedded.grammar import (
     RULES,
     Clause,
@@ -23,6 +23,7 @@ from core.data.embedded.grammar import (
     sentence,
 )
 from core.data.embedded.lexicon import ADJECTIVES, MOTION, NOUNS, VERBS
+from core.data.embedded.noise import REACH, noisy
 from core.errors import DataError
 
 NOUN = {n.de: n for n in NOUNS}
@@ -211,23 +212,28 @@ def test_an_unknown_split_says_so():
         pairs("validation")
 
 
-def test_word_lists_line_up_and_hold_no_sentence():
-    lists = word_lists(2000)
-    assert lists == word_lists(2000) and len(set(lists)) > 1900
-    for text in lists:
-        first, second = text.split(" = ")
-        assert len(first.split("; ")) == len(second.split("; ")) <= 7
-        assert not text.endswith((".", "?"))
-    assert any("der Hund" in text and "the dog" in text for text in lists)
+def test_denoising_is_monolingual_and_near_its_sentence():
+    sentences, documents = monolingual("de", 500), denoising("de", 500)
+    assert documents == denoising("de", 500)
+    changed = 0
+    for sentence, document in zip(sentences, documents):
+        noisy, clean = document.split("\n")
+        assert clean == f"[de] {sentence}" and noisy.startswith("[de] ")
+        assert set(noisy[5:].split()) <= set(sentence.split()) and noisy[5:]
+        changed += noisy[5:] != sentence
+    assert 0.6 < changed / 500 < 1
+    german = {word for text in sentences for word in text.split()}
+    assert not {"weil", "Der"} - german and not german & {"because", "The"}
 
 
-def test_word_lists_hold_no_held_out_combination():
-    """An adjective and a noun that only the test set puts together stand together in no list."""
-    combinations = {(adj, noun.de) for noun in NOUNS for adj, _ in ADJECTIVES[noun.kind]}
-    held = {pair for pair in combinations if split_of(Sentence("", "", [pair])) != "train"}
-    assert held
-    for text in word_lists(5000):
-        for entry in text.replace(" = ", "; ").split("; "):
-            words = entry.split()
-            if len(words) > 1:
-                assert not any(noun == words[-1] and words[-2].startswith(adj) for adj, noun in held), text
+def test_noise_moves_words_only_a_little():
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(40)]
+    moved: list[int] = []
+    for _ in range(200):
+        found = list(dict.fromkeys(noisy(" ".join(words), rng).split()))
+        present = [word for word in words if word in found]
+        moved += [abs(found.index(word) - present.index(word)) for word in found]
+    assert max(moved) <= 2 * REACH and sum(moved) / len(moved) > 0.3
+
+
