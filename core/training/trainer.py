@@ -9,6 +9,7 @@ packed documents apart. Everything else (callbacks, optimizer, resume) is the Tr
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 
 from core.config.schema import TrainConfig
 from core.data.encode import IGNORE
+from core.models.attention import without_planning
 from core.training import checkpoint
 from core.training.schedule import schedule
 
@@ -98,7 +100,8 @@ class SupervisedTrainer(Trainer):
         useful = inputs.pop("useful", None)
         if useful is not None and model.training:
             self._useful = self._useful + useful.sum()
-        outputs = model(**inputs, use_cache=False)
+        with attention_for(inputs, self.args.device):
+            outputs = model(**inputs, use_cache=False)
         total = token_loss(outputs.logits, labels, self.train_config.label_smoothing if model.training else 0.0)
         if num_items_in_batch is None:
             loss = total / (labels[:, 1:] != IGNORE).sum().clamp(min=1)
@@ -168,6 +171,11 @@ class SupervisedTrainer(Trainer):
             self.state.stateful_callbacks[type(callback).__name__] = callback.state()
 
 
+def attention_for(inputs: dict[str, Any], device: torch.device) -> AbstractContextManager:
+    """Padded batches, known by their mask, have a new shape at every step; packed ones do not."""
+    return without_planning(device) if "attention_mask" in inputs else nullcontext()
+
+
 @torch.no_grad()
 def mean_loss(model: Any, dataset: Any, collator: Any, args: Any = None, batch: int = 8) -> tuple[float, int]:
     """Mean loss a trained token over `dataset`, and the number of those tokens; the model's mode is as before."""
@@ -181,7 +189,7 @@ def mean_loss(model: Any, dataset: Any, collator: Any, args: Any = None, batch: 
             items = collator([dataset[i] for i in range(start, min(start + batch, len(dataset)))])
             items.pop("useful", None)
             labels = items.pop("labels").to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16), attention_for(items, device):
                 logits = model(**{k: v.to(device) for k, v in items.items()}, use_cache=False).logits
             total += float(token_loss(logits, labels))
             count += int((labels[:, 1:] != IGNORE).sum())

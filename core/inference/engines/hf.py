@@ -21,6 +21,7 @@ from core.errors import AppInputError, BackendUnavailable
 from core.inference.detokenize import Detokenizer
 from core.inference.request import Event, Output, Request, SamplingParams
 from core.inference.stopping import StopStrings, completing_tokens, find_stop, held_back, ids_until_stop, stop_window
+from core.models.attention import without_planning
 
 
 class HfEngine:
@@ -54,7 +55,7 @@ class HfEngine:
             training = [module for module in self._live().modules() if module.training]
             self.model.eval()
             try:
-                with torch.inference_mode(), self._autocast():
+                with torch.inference_mode(), self._autocast(), without_planning(self.device):
                     yield
             finally:
                 for module in training:
