@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from core.config.registry import ADAPTERS, EDITS, METHODS, QUANTIZERS, App, Part, Registry, get_app
-from core.config.schema import AdapterConfig, ModelConfig, Recipe, SourceConfig, StageConfig, to_plain
+from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
 from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
 
@@ -280,66 +280,6 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:
         if given != default:
             where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
             raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
-
-
-def check_parts(model: ModelConfig, places: Places, path: tuple) -> None:
-    """Adapters, edits and the number format are registered, and given only options that these have."""
-    check_quantization(model, places, path)
-    for number, edit in enumerate(model.edits):
-        edit_options(edit, places, (*path, "edits", number))
-    for number, adapter in enumerate(model.adapters):
-        adapter_options(adapter, places, (*path, "adapters", number))
-
-
-def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
-    """The number format is known and its library is here; weights in it are frozen, so something else has to train."""
-    if model.quantization == "none":
-        return
-    where = places.of((*path, "quantization"))
-    try:
-        quantizer = QUANTIZERS.get(model.quantization.partition(":")[0])
-    except ConfigError as error:
-        raise ConfigError(error.what, where=where, hint=f"{error.hint}, none") from None
-    if quantizer.missing:
-        raise BackendUnavailable(
-            f"quantization '{model.quantization}' needs {quantizer.package}", where=where, hint=quantizer.missing
-        )
-    if not any(spec.path is None for spec in model.adapters):
-        raise ConfigError(
-            "quantized weights are frozen, and no adapter trains",
-            where=where,
-            hint="add model.adapters: [{kind: lora, r: 16}], or take quantization out",
-        )
-
-
-def edit_options(edit: dict[str, Any], places: Places | None = None, path: tuple = ("model", "edits")) -> Any:
-    """The typed options of `{kind: …, its keys}`. Raises `ConfigError` for an unknown kind or key."""
-    places = places or Places()
-    part = _part(EDITS, str(edit.get("kind", "")), places, path)
-    return build(part.options_cls, {name: value for name, value in edit.items() if name != "kind"}, places, path)
-
-
-def adapter_options(adapter: AdapterConfig, places: Places | None = None, path: tuple = ("model", "adapters")) -> Any:
-    """The typed options under `with:`. Raises `ConfigError` for an unknown kind or key, or a key of another kind."""
-    places = places or Places()
-    part = _part(ADAPTERS, adapter.kind, places, path)
-    if adapter.kind != "lora":
-        default = AdapterConfig()
-        for name in ("r", "alpha", "dropout", "rslora", "dora"):
-            if getattr(adapter, name) != getattr(default, name):
-                raise ConfigError(
-                    f"'{name}' here is a key of lora, the adapter is {adapter.kind}",
-                    where=places.of((*path, name)),
-                    hint=f"write with: {{{name}: …}}",
-                )
-    return build(part.options_cls, adapter.with_, places, (*path, "with"))
-
-
-def _part(registry: Registry[Part], kind: str, places: Places, path: tuple) -> Part:
-    try:
-        return registry.get(kind)
-    except ConfigError as error:
-        raise ConfigError(error.what, where=places.of((*path, "kind")), hint=error.hint) from None
 
 
 def check_source(app: App, source: SourceConfig, places: Places, path: tuple) -> None:

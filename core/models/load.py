@@ -157,6 +157,9 @@ def load_model(
 def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
+    from core.models.surgery import register
+
+    register()
     place = _folder_or_hub(resolve_path(path), config.revision, "model")
     folder = Path(place)
     if folder.is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.config.load import adapter_options, edit_options
+from core.config.parts import adapter_options, edit_options
 from core.config.registry import ADAPTERS, EDITS, BuildContext
 from core.config.schema import AdapterConfig, ModelConfig
 from core.errors import UnsupportedError

@@ -1,0 +1,72 @@
+"""The typed options of what a recipe lays on a model: edits and adapters, checked without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.config.registry import ADAPTERS, EDITS, Part, Registry
+from core.config.schema import AdapterConfig, ModelConfig
+from core.config.typed import Places, build
+from core.errors import ConfigError
+
+LORA_KEYS = ("r", "alpha", "dropout", "rslora", "dora")
+
+
+def check_parts(model: ModelConfig, places: Places, path: tuple) -> None:
+    """Adapters, edits and the number format are registered, and given only options that these have."""
+    check_quantization(model, places, path)
+    for number, edit in enumerate(model.edits):
+        edit_options(edit, places, (*path, "edits", number))
+    for number, adapter in enumerate(model.adapters):
+        adapter_options(adapter, places, (*path, "adapters", number))
+
+
+def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
+    """The number format is known and its library is here; weights in it are frozen, so something else has to train."""
+    if model.quantization == "none":
+        return
+    where = places.of((*path, "quantization"))
+    try:
+        quantizer = QUANTIZERS.get(model.quantization.partition(":")[0])
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where, hint=f"{error.hint}, none") from None
+    if quantizer.missing:
+        raise BackendUnavailable(
+            f"quantization '{model.quantization}' needs {quantizer.package}", where=where, hint=quantizer.missing
+        )
+    if not any(spec.path is None for spec in model.adapters):
+        raise ConfigError(
+            "quantized weights are frozen, and no adapter trains",
+            where=where,
+            hint="add model.adapters: [{kind: lora, r: 16}], or take quantization out",
+        )
+
+
+def edit_options(edit: dict[str, Any], places: Places | None = None, path: tuple = ("model", "edits")) -> Any:
+    """The typed options of `{kind: …, its keys}`. Raises `ConfigError` for an unknown kind or key."""
+    places = places or Places()
+    part = _part(EDITS, str(edit.get("kind", "")), places, path)
+    return build(part.options_cls, {name: value for name, value in edit.items() if name != "kind"}, places, path)
+
+
+def adapter_options(adapter: AdapterConfig, places: Places | None = None, path: tuple = ("model", "adapters")) -> Any:
+    """The typed options under `with:`. Raises `ConfigError` for an unknown kind or key, or a key of another kind."""
+    places = places or Places()
+    part = _part(ADAPTERS, adapter.kind, places, path)
+    if adapter.kind != "lora":
+        default = AdapterConfig()
+        for name in LORA_KEYS:
+            if getattr(adapter, name) != getattr(default, name):
+                raise ConfigError(
+                    f"'{name}' here is a key of lora, the adapter is {adapter.kind}",
+                    where=places.of((*path, name)),
+                    hint=f"write with: {{{name}: …}}",
+                )
+    return build(part.options_cls, adapter.with_, places, (*path, "with"))
+
+
+def _part(registry: Registry[Part], kind: str, places: Places, path: tuple) -> Part:
+    try:
+        return registry.get(kind)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=places.of((*path, "kind")), hint=error.hint) from None
