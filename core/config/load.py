@@ -17,10 +17,11 @@ from typing import Any
 
 import yaml
 
-from core.config.registry import ADAPTERS, EDITS, METHODS, QUANTIZERS, App, Part, Registry, get_app
+from core.config.parts import check_parts
+from core.config.registry import METHODS, App, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
-from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
+from core.errors import ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.config.registry import ADAPTERS, EDITS, Part, Registry
+from core.config.registry import ADAPTERS, EDITS, QUANTIZERS, Part, Registry
 from core.config.schema import AdapterConfig, ModelConfig
 from core.config.typed import Places, build
-from core.errors import ConfigError
+from core.errors import BackendUnavailable, ConfigError
 
 LORA_KEYS = ("r", "alpha", "dropout", "rslora", "dora")
 
