@@ -11,7 +11,6 @@ from core.data.embedded.grammar import (
     RULES,
     Clause,
     Phrase,
-    Sentence,
     _en_past,
     _en_present,
     _main,
@@ -22,7 +21,7 @@ from core.data.embedded.grammar import (
     present,
     sentence,
 )
-from core.data.embedded.lexicon import ADJECTIVES, MOTION, NOUNS, VERBS
+from core.data.embedded.lexicon import MOTION, NOUNS, VERBS
 from core.data.embedded.noise import REACH, noisy
 from core.errors import DataError
 
@@ -216,11 +215,11 @@ def test_denoising_is_monolingual_and_near_its_sentence():
     sentences, documents = monolingual("de", 500), denoising("de", 500)
     assert documents == denoising("de", 500)
     changed = 0
-    for sentence, document in zip(sentences, documents):
-        noisy, clean = document.split("\n")
-        assert clean == f"[de] {sentence}" and noisy.startswith("[de] ")
-        assert set(noisy[5:].split()) <= set(sentence.split()) and noisy[5:]
-        changed += noisy[5:] != sentence
+    for original, document in zip(sentences, documents):
+        worse, clean = document.split("\n")
+        assert clean == f"[de] {original}" and worse.startswith("[de] ")
+        assert set(worse[5:].split()) <= set(original.split()) and worse[5:]
+        changed += worse[5:] != original
     assert 0.6 < changed / 500 < 1
     german = {word for text in sentences for word in text.split()}
     assert not {"weil", "Der"} - german and not german & {"because", "The"}
@@ -235,5 +234,3 @@ def test_noise_moves_words_only_a_little():
         present = [word for word in words if word in found]
         moved += [abs(found.index(word) - present.index(word)) for word in found]
     assert max(moved) <= 2 * REACH and sum(moved) / len(moved) > 0.3
-
-
