@@ -175,7 +175,9 @@ class CheckpointConfig:
 
     every: int = key(500, "optimizer steps between checkpoints", least=1)
     keep: int = key(3, "newest checkpoints kept; the best is kept besides", least=1)
-    mode: Literal["sync"] = key("sync", "training waits while a checkpoint is written")
+    mode: Literal["async", "sync"] = key(
+        "async", "async copies the state and writes it beside the next steps; with sync training waits for the disk"
+    )
 
 
 @dataclass

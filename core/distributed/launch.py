@@ -51,6 +51,18 @@ def barrier() -> None:
         dist.barrier(_waiting_room())
 
 
+def sum_over_ranks(value: int) -> int:
+    """The sum of every process's value, on every process."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    box = torch.tensor([value], dtype=torch.long)
+    dist.all_reduce(box, group=_waiting_room())
+    return int(box.item())
+
+
 @cache
 def _waiting_room() -> Any:
     """A gloo group for waiting alone: NCCL would give up after ten minutes. A process that fails ends all anyway."""

@@ -58,7 +58,6 @@ class LiveLine(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start, self.first_step = time.perf_counter(), state.global_step
-        self.trainer.useful_tokens = 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not is_main() or "loss" not in (logs or {}):

@@ -1,8 +1,9 @@
 """Checkpoints that are either whole or not there.
 
 A checkpoint is written as `checkpoint-N.tmp`; a manifest with every file's size goes in last; all is flushed, and the
-folder is renamed. `latest` and `best` are small files that name a checkpoint. Whatever instant the process is killed
-at, the newest committed checkpoint is intact.
+folder is renamed. Whatever instant the process is killed at, the newest committed checkpoint is intact. The manifest
+says whether the checkpoint was the best when it was written, so the newest that says so is the best. `latest` and
+`best` are small files for people; nothing here reads them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
 
 from core.config.files import fsync_dir, read_json, write_json, write_text
 from core.errors import CheckpointError, GraftError
@@ -22,7 +26,7 @@ def commit(folder: Path, step: int, write: Callable[[Path], None], extra: dict |
     """Write a checkpoint through `write(temporary folder)` and make it visible as one step.
 
     Raises:
-        CheckpointError: the disk is full or read-only; earlier checkpoints are untouched.
+        CheckpointError: the disk is full or read-only; earlier checkpoints are untouched, also one of this step.
     """
     final = folder / f"checkpoint-{step}"
     temporary = folder / f"checkpoint-{step}.tmp"
@@ -36,12 +40,17 @@ def commit(folder: Path, step: int, write: Callable[[Path], None], extra: dict |
                 os.fsync(handle.fileno())
             sizes[str(path.relative_to(temporary))] = path.stat().st_size
         write_json(temporary / MANIFEST, {"step": step, "files": sizes, **(extra or {})})
-        if final.exists():
-            shutil.rmtree(final)
+        fsync_dir(temporary)
+        if is_whole(final):
+            shutil.rmtree(temporary)
+            return final
+        shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         fsync_dir(folder)
         write_text(folder / "latest", final.name)
-    except (OSError, GraftError) as error:
+        if (extra or {}).get("best"):
+            write_text(folder / "best", final.name)
+    except (OSError, GraftError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"the checkpoint cannot be written: {error}",
@@ -73,17 +82,21 @@ def newest(folder: Path) -> Path | None:
 
 
 def best(folder: Path) -> Path | None:
-    """The checkpoint that `best` names, if it is whole."""
-    pointer = folder / "best"
-    if not pointer.is_file():
-        return None
-    chosen = folder / pointer.read_text(encoding="utf-8").strip()
-    return chosen if is_whole(chosen) else None
+    """The newest whole checkpoint that was the best when it was written."""
+    return next((p for p in reversed(checkpoints(folder)) if manifest(p).get("best")), None)
+
+
+def manifest(checkpoint: Path) -> dict[str, Any]:
+    """What was noted of a whole checkpoint: step, files, best, best_value, tokens_seen."""
+    return read_json(checkpoint / MANIFEST)
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one."""
-    protected = best(folder)
-    for old in checkpoints(folder)[:-keep]:
+    """Remove all but the newest `keep` checkpoints and the best one, and what killed writes left behind."""
+    protected, whole = best(folder), checkpoints(folder)
+    for old in whole[:-keep]:
         if old != protected:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
+    for left in folder.glob("checkpoint-*"):
+        if left not in whole:
+            shutil.rmtree(left, ignore_errors=True)

@@ -17,7 +17,7 @@ from core.config.schema import Recipe
 from core.data.collate import Collator
 from core.data.dataset import EncodedDataset, block_dataset
 from core.data.encode import EncodeStats, encode, encode_rows
-from core.distributed.launch import is_main, world_size
+from core.distributed.launch import is_main, sum_over_ranks, world_size
 from core.errors import CheckpointError, DataError
 from core.training import checkpoint
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
@@ -156,7 +156,7 @@ class StageRunner:
             model = self._load_weights(model, chosen)
         result = {
             "status": "done", **summary, "seconds": round(time.time() - start, 1), "versions": versions(),
-            "tokens_seen": trainer.useful_tokens * world_size(), "chosen": chosen.name if chosen else None,
+            "tokens_seen": tokens_seen(trainer), "chosen": chosen.name if chosen else None,
             "final_loss": next((h["loss"] for h in reversed(trainer.state.log_history) if "loss" in h), None),
         }  # fmt: skip
         if is_main():
@@ -174,7 +174,9 @@ class StageRunner:
             state = TrainerState.load_from_json(str(point / "trainer_state.json"))
             say(self.run, f"{stage.name}: resuming at {point.name}")
             forget_later(self.run, stage.name, state.global_step)
-            trainer.best_value = _best_value(point.parent)
+            chosen = checkpoint.best(point.parent)
+            trainer.best_value = None if chosen is None else checkpoint.manifest(chosen).get("best_value")
+            trainer.tokens_before = checkpoint.manifest(point).get("tokens_seen", 0)
             if state.global_step >= trainer.args.max_steps:
                 trainer.state = state
                 return self._load_weights(trainer.accelerator.unwrap_model(trainer.model), point)
@@ -182,6 +184,7 @@ class StageRunner:
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
         finally:
             stopper.restore()
+            trainer.writer.wait()
         self.asked_to_stop = stopper.asked
         return trainer.accelerator.unwrap_model(trainer.model)
 
@@ -221,7 +224,9 @@ class StageRunner:
             callbacks=callbacks,
             train_config=recipe.train,
             keep=recipe.checkpoint.keep,
+            mode=recipe.checkpoint.mode,
         )
+        trainer.notes["tokens_seen"] = lambda: tokens_seen(trainer)
         from transformers.trainer_callback import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
@@ -302,16 +307,14 @@ class StageRunner:
         return mean_loss(model, rows, Collator(self.tokenizer.pad_token_id or 0))[0]
 
 
+def tokens_seen(trainer: Any) -> int:
+    """Tokens that were not padding, over all processes, from the stage's first step on."""
+    return trainer.tokens_before + sum_over_ranks(trainer.useful_tokens)
+
+
 def _save_weights(model: Any, folder: Path) -> None:
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
-
-
-def _best_value(folder: Path) -> float | None:
-    from core.config.files import read_json
-
-    chosen = checkpoint.best(folder)
-    return None if chosen is None else read_json(chosen / checkpoint.MANIFEST).get("best_value")

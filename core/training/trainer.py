@@ -1,4 +1,4 @@
-"""Supervised training on transformers' Trainer: the loss, the order of the data, and checkpoints are ours.
+"""Supervised training on transformers' Trainer: the loss and the order of the data are ours.
 
 The loss of a step is the sum over its trained tokens divided by their number, over all accumulation steps and all
 ranks: a gradient does not depend on how a batch was cut. Gradients are averaged by DDP, hence the factor of the world
@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Sampler
 from transformers import Trainer
-from transformers.trainer_callback import ExportableState
 
 from core.config.schema import TrainConfig
 from core.data.encode import IGNORE
 from core.models.attention import without_planning
-from core.training import checkpoint
+from core.training.saving import Saving
 from core.training.schedule import schedule
 
 
@@ -65,23 +64,22 @@ class EpochSampler(Sampler[int]):
         return iter(torch.randperm(self.size, generator=generator).tolist())
 
 
-class SupervisedTrainer(Trainer):
+class SupervisedTrainer(Saving, Trainer):
     """Trainer for rows with labels.
 
     Args:
         train_config: the recipe's `train:`, for smoothing and schedule.
-        keep: newest checkpoints to keep.
+        keep, mode: newest checkpoints to keep, and whether training waits while one is written (sync) or not (async).
         Other arguments are the Trainer's.
     """
 
-    def __init__(self, *args: Any, train_config: TrainConfig, keep: int = 3, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, train_config: TrainConfig, keep: int = 3, mode: str = "sync", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.train_config, self.keep = train_config, keep
+        self.train_config = train_config
+        self.set_up_saving(keep, mode)
         # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
         self.model_accepts_loss_kwargs = True
         self._useful: Any = 0
-        self.best_value: float | None = None
-        self.mark_best = False
 
     @property
     def useful_tokens(self) -> int:
@@ -130,45 +128,6 @@ class SupervisedTrainer(Trainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------
-
-    def _save(self, output_dir=None, state_dict=None):
-        """Asked to decide about embeddings for itself, peft would look for the base's name on the hub."""
-        model = self.accelerator.unwrap_model(self.model)
-        if not hasattr(model, "peft_config"):
-            super()._save(output_dir, state_dict)
-        elif self.args.should_save:
-            model.save_pretrained(output_dir, save_embedding_layers=False)
-
-    def _save_checkpoint(self, model, trial):
-        folder = Path(self.args.output_dir)
-        step = self.state.global_step
-
-        def write(place: Path) -> None:
-            self.save_model(str(place), _internal_call=True)
-            self._save_optimizer_and_scheduler(str(place))
-            self._save_scaler(str(place))
-            self._export_states()
-            self.state.save_to_json(os.path.join(place, "trainer_state.json"))
-            self._save_rng_state(str(place))
-
-        if self.args.should_save:
-            checkpoint.commit(folder, step, write, {"best_value": self.best_value})
-            if self.mark_best:
-                from core.config.files import write_text
-
-                write_text(folder / "best", f"checkpoint-{step}")
-                self.mark_best = False
-            checkpoint.rotate(folder, self.keep)
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            self._save_rng_state(str(folder / f"checkpoint-{step}"))
-
-    def _export_states(self) -> None:
-        exportable = [c for c in [*self.callback_handler.callbacks, self.control] if isinstance(c, ExportableState)]
-        for callback in exportable:
-            self.state.stateful_callbacks[type(callback).__name__] = callback.state()
 
 
 def attention_for(inputs: dict[str, Any], device: torch.device) -> AbstractContextManager:

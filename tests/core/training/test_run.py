@@ -193,10 +193,11 @@ def test_checkpoints_are_whole_or_absent(tmp_path):
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):
     for step in range(1, 6):
-        checkpoint.commit(tmp_path, step, write_one("x"))
-    (tmp_path / "best").write_text("checkpoint-1")
+        checkpoint.commit(tmp_path, step, write_one("x"), {"best": step == 1})
+    (tmp_path / "checkpoint-9.tmp").mkdir()
     checkpoint.rotate(tmp_path, 2)
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["checkpoint-1", "checkpoint-4", "checkpoint-5"]
+    assert checkpoint.best(tmp_path).name == "checkpoint-1" and not (tmp_path / "checkpoint-9.tmp").exists()
 
 
 def test_ctrl_c_saves_and_says_stopped(tmp_path, monkeypatch):
