@@ -120,8 +120,8 @@ class Worker:
             if reply is None or reply.get("id") != self._count:
                 return Answer(self._post_mortem(), error="the interpreter ended during the call", wall_s=wall)
             status = "error" if "error" in reply else "ok"
-            error, where, printed = (str(reply.get(name, "")) for name in ("error", "traceback", "stdout"))
-            return Answer(status, reply.get("value"), error, where, printed, wall)
+            what, where, printed = (str(reply.get(name, "")) for name in ("error", "traceback", "stdout"))
+            return Answer(status, reply.get("value"), what, where, printed, wall)
 
     def _start(self) -> None:
         from core.execution.running import Running

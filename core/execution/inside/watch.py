@@ -13,6 +13,8 @@ import stat
 import time
 
 SIGKILL, SIGSTOP = 9, 19
+DEEPEST = 200
+"""Folders within folders that are still counted; the time to walk a tree grows with the square of its depth."""
 
 
 def processes(job: dict) -> list:
@@ -109,8 +111,8 @@ def too_full(job: dict, ended: bool = False) -> bool:
 
 
 def _walked(top: str, inodes: int, size: int, largest: int) -> bool:
-    """Counts by walking: over `inodes` entries, over `size` bytes, or one file that reached `largest`."""
-    count, total, folders = 0, 0, [top]
+    """Counts by walking: over `inodes` entries, over `size` bytes, one file that reached `largest`, or too deep."""
+    count, total, folders, deepest = 0, 0, [top], top.count("/") + DEEPEST
     while folders:
         try:
             entries = list(os.scandir(folders.pop()))
@@ -128,6 +130,8 @@ def _walked(top: str, inodes: int, size: int, largest: int) -> bool:
             if total > size or (largest and stat.S_ISREG(info.st_mode) and info.st_size >= largest):
                 return True
             if stat.S_ISDIR(info.st_mode):
+                if entry.path.count("/") > deepest:
+                    return True
                 folders.append(entry.path)
     return False
 
