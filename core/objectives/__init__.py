@@ -1,0 +1,1 @@
+"""What is minimised, and what is chosen to be trained: losses, distillation, selection during training."""
