@@ -8,9 +8,7 @@ packed documents apart. Everything else (callbacks, optimizer, resume) is the Tr
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
