@@ -49,7 +49,7 @@ def test_too_few_samples_are_an_error_and_never_certain():
 
 def test_the_mean_is_over_problems_and_has_an_interval():
     found = mean_pass_at_k([(6, 6), (6, 0), (6, 3), (6, 3)], 1)
-    assert found.value == pytest.approx(0.5) and found.per_problem == (1.0, 0.0, 0.5, 0.5)
+    assert found.value == pytest.approx(0.5) and found.per_problem == pytest.approx((1.0, 0.0, 0.5, 0.5))
     assert found.ci95[0] < 0.5 < found.ci95[1]
     assert mean_pass_at_k([(6, 3)], 1, every=True).value == pytest.approx(0.5)
     # six samples of one problem, three right, as in the sample file that VerilogEval ships
