@@ -262,13 +262,19 @@ def _check(recipe: Recipe, places: Places) -> None:
             for number, source in enumerate(getattr(stage.recipe.data, block)):
                 own = (*prefix, "data", block, number)
                 check_source(app, source, places, own if own in places.lines else ("data", block, number))
+        if stage.recipe.data.streaming and stage.recipe.train.max_steps is None:
+            raise ConfigError(
+                "a stream has no length to count epochs with",
+                where=places.of((*prefix, "data", "streaming") if recipe.stages else ("data", "streaming")),
+                hint="set train.max_steps",
+            )
         if not stage.recipe.data.train:
             raise ConfigError(
                 "no training data", where=places.of(("data",)), hint="add data.train: [{reader: …, path: …}]"
             )
 
 
-INERT = ("data.process", "data.streaming", "verify", "inference", "backend.compile", "backend.offload")
+INERT = ("data.process", "verify", "inference", "backend.compile", "backend.offload")
 
 
 def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:

@@ -81,6 +81,26 @@ def stream_sources(app: App, sources: Sequence[SourceConfig], bad: BadRows, seed
     return (row for _, row in interleave(streams, [s.weight for s in sources], seed))
 
 
+class Examples:
+    """All examples of all sources, read anew from the start each time it is iterated, never held together.
+
+    A row that is passed over is written down once: in the first reading, by the process and the loader worker that
+    come first.
+    """
+
+    def __init__(self, app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> None:
+        self.app, self.sources, self.bad, self.seed = app, sources, bad, seed
+        self.readings = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        from torch.utils.data import get_worker_info
+
+        worker = get_worker_info()
+        bad = self.bad if self.readings == 0 and (worker is None or worker.id == 0) else BadRows(self.bad.policy)
+        self.readings += 1
+        return stream_sources(self.app, self.sources, bad, self.seed)
+
+
 def interleave(sources: Sequence[Iterable[Any]], weights: Sequence[float], seed: int = 0) -> Interleave:
     """Draw from several sources in proportion to weights until all are exhausted."""
     return Interleave(sources, weights, seed)

@@ -18,7 +18,7 @@ from core.config.load import ResolvedStage, resolve_stages
 from core.config.registry import App, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
-from core.data.rows import BadRows, read_sources
+from core.data.rows import BadRows, Examples, read_sources
 from core.distributed.launch import barrier, is_main, join
 from core.errors import CheckpointError
 from core.evaluation.page import write_report_page
@@ -61,7 +61,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     check_select(app, stages)
     device = pick_device(recipe.backend.device)
     join(device)
-    if is_main() and not resume:
+    if is_main():
         run.rejects.unlink(missing_ok=True)
     data = [_read(app, stage.recipe, run) for stage in stages]
     eval_examples = data[-1][1][: recipe.eval.limit]
@@ -109,7 +109,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     """What `train` would do, without training: sizes of model and data for every stage."""
     from core.models.load import load_tokenizer
     from core.training.build import build_base
-    from core.training.stages import prepare_data, step_sizes
+    from core.training.prepare import prepare_data, step_sizes
 
     app, stages = get_app(recipe.app), resolve_stages(recipe)
     data = [_read(app, stage.recipe, None) for stage in stages]
@@ -131,9 +131,11 @@ def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], fol
     app.pipeline_cls.from_model(model, tokenizer, **config).save_pretrained(folder)
 
 
-def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[list[Any], list[Any]]:
+def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[Any, list[Any]]:
+    """Training examples, in memory or to be streamed, and held-out ones."""
     bad = BadRows(recipe.data.on_bad, run.rejects if run and is_main() else None)
-    examples = read_sources(app, recipe.data.train, bad, recipe.seed)
+    streamed = recipe.data.streaming
+    examples = (Examples if streamed else read_sources)(app, recipe.data.train, bad, recipe.seed)
     held_out = read_sources(app, recipe.data.eval, bad, recipe.seed) if recipe.data.eval else []
     if bad.count and run:
         say(run, f"{bad.count} bad rows skipped; see {run.rejects}")

@@ -1,112 +1,30 @@
-"""One stage: its rows encoded, its trainer built and run, its result on disk."""
+"""One stage: its trainer built and run, its result on disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.config.files import write_json
 from core.config.load import ResolvedStage
-from core.config.registry import METHODS, App
+from core.config.registry import App
 from core.config.run_folder import RunFolder, versions
 from core.config.schema import Recipe
 from core.data.collate import Collator
-from core.data.dataset import EncodedDataset, block_dataset
-from core.data.encode import EncodeStats, encode, encode_rows
+from core.data.dataset import EncodedDataset
+from core.data.encode import encode
 from core.distributed.launch import is_main, sum_over_ranks, world_size
 from core.errors import CheckpointError, DataError
 from core.training import checkpoint
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
 from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, say
 from core.training.evaluate import make_evaluator, score_within
-from core.training.stage import StageContext
+from core.training.prepare import Prepared, prepare_data, step_sizes
 
-CPU_TOKENS, GPU_TOKENS, LOGIT_BYTES = 4096, 32768, 4e9
 RETENTION_ROWS = 200
-
-
-@dataclass
-class Prepared:
-    """A stage's tensors-to-be."""
-
-    stage: Any
-    dataset: EncodedDataset
-    eval_dataset: EncodedDataset | None
-    stats: EncodeStats
-
-    def summary(self) -> dict[str, Any]:
-        """Figures for the plan."""
-        s = self.stats
-        return {
-            "rows": s.rows, "dropped": s.dropped, "cut": s.cut_rows, "tokens": s.tokens, "trained_tokens": s.trained,
-            "sequences": len(self.dataset), "padding_share": round(self.dataset.padding_share, 4),
-        }  # fmt: skip
-
-
-def prepare_data(app: App, stage: ResolvedStage, tokenizer: Any, examples: list, held_out: list, run: Any) -> Prepared:
-    """Rows of the stage's method, encoded and packed. Raises `DataError` when nothing would be learnt."""
-    data = stage.recipe.data
-    context = StageContext(stage.recipe, stage.options, tokenizer, examples, held_out, app, run)
-    made = METHODS.get(stage.method).build(context)
-    eval_rows = list(made.eval_rows)[: stage.recipe.eval.limit]
-    if made.layout == "blocks":
-        dataset, stats = _blocks(made.rows, tokenizer, made.mode, data.max_length)
-        held = _blocks(eval_rows, tokenizer, made.mode, data.max_length)[0] if eval_rows else None
-        return Prepared(made, dataset, held, stats)
-    rows, stats = encode_rows(made.rows, tokenizer, mode=made.mode, max_length=data.max_length)
-    dataset = EncodedDataset(rows, data.max_length if data.packing else None)
-    held = None
-    if eval_rows:
-        encoded = [encode(row, tokenizer, mode=made.mode, max_length=data.max_length) for row in eval_rows]
-        kept = [row for row in encoded if row is not None and row.trained]
-        held = EncodedDataset(kept, data.max_length if data.packing else None) if kept else None
-    return Prepared(made, dataset, held, stats)
-
-
-def _blocks(rows: Any, tokenizer: Any, mode: str, size: int) -> tuple[EncodedDataset, EncodeStats]:
-    stats, documents = EncodeStats(), []
-    for segments in rows:
-        row = encode(segments, tokenizer, mode=mode)
-        stats.rows += 1
-        stats.tokens += len(row.input_ids)
-        stats.trained += row.trained
-        documents.append(row.input_ids)
-    stats.check()
-    return block_dataset(documents, size), stats
-
-
-def step_sizes(
-    recipe: Recipe, dataset: EncodedDataset, stats: EncodeStats, vocabulary: int, device: str, processes: int
-) -> dict[str, int]:
-    """Global batch → sequences, micro-batch and accumulation of one process.
-
-    A batch of rows is counted in rows before packing, so packing changes the speed and not the mathematics. The
-    automatic micro-batch bounds tokens, and the fp32 logits (tokens × vocabulary × 4 bytes).
-    """
-    batch, longest = recipe.train.batch, recipe.data.max_length
-    tokens_each = max(1.0, stats.tokens / max(1, len(dataset)))
-    kept_rows = max(1, stats.rows - stats.dropped)
-    rows_each = kept_rows / len(dataset) if dataset.bins is not None else 1.0
-    wanted = batch.size / (tokens_each if batch.unit == "tokens" else rows_each)
-    per_process = max(1, round(wanted / processes))
-    cap = CPU_TOKENS if device == "cpu" else min(GPU_TOKENS, int(LOGIT_BYTES / (4 * vocabulary)))
-    length = longest if dataset.bins is not None else min(longest, int(2 * tokens_each))
-    micro = batch.micro if isinstance(batch.micro, int) else max(1, cap // max(1, length))
-    accumulation = -(-per_process // min(micro, per_process))
-    micro = -(-per_process // accumulation)
-    total = len(dataset) // processes or 1
-    per_epoch = -(-total // (micro * accumulation))
-    steps = recipe.train.max_steps or max(1, round(per_epoch * recipe.train.epochs))
-    return {
-        "micro": micro,
-        "accumulation": accumulation,
-        "steps": steps,
-        "sequences_a_step": micro * accumulation * processes,
-    }
 
 
 class StageRunner:
@@ -177,6 +95,8 @@ class StageRunner:
             chosen = checkpoint.best(point.parent)
             trainer.best_value = None if chosen is None else checkpoint.manifest(chosen).get("best_value")
             trainer.tokens_before = checkpoint.manifest(point).get("tokens_seen", 0)
+            if hasattr(trainer, "go_on_reading"):
+                trainer.go_on_reading(checkpoint.manifest(point).get("stream"))
             if state.global_step >= trainer.args.max_steps:
                 trainer.state = state
                 return self._load_weights(trainer.accelerator.unwrap_model(trainer.model), point)
@@ -212,13 +132,17 @@ class StageRunner:
         interval = int(every) if every >= 1 else max(1, round(every * sizes["steps"])) if every else 0
         trainer_cls, added = training_hooks(recipe.model, model, prepared.stage.trainer or SupervisedTrainer)
         callbacks += added
+        if prepared.stream is not None:
+            from core.training.streaming import streaming
+
+            trainer_cls = streaming(trainer_cls)
         if interval and (self.eval_examples or prepared.eval_dataset is not None):
             measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, False, interval)
             callbacks.insert(0, measured)
         trainer = trainer_cls(
             model=model,
             args=training_arguments(recipe, sizes, folder, self.device),
-            train_dataset=prepared.dataset,
+            train_dataset=prepared.for_training(sizes["micro"]),
             eval_dataset=prepared.eval_dataset,
             data_collator=CountingCollator(Collator(self.tokenizer.pad_token_id or 0)),
             callbacks=callbacks,

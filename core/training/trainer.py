@@ -46,10 +46,13 @@ class CountingCollator:
 
 
 class EpochSampler(Sampler[int]):
-    """A permutation that depends on seed and epoch alone, so that a resumed run sees the same order."""
+    """A permutation that depends on seed and epoch alone, so that a resumed run sees the same order.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    The last `blanks` of `size` items stay where they are.
+    """
+
+    def __init__(self, size: int, seed: int, blanks: int = 0) -> None:
+        self.size, self.seed, self.blanks, self.epoch = size, seed, blanks, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -59,7 +62,8 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        rows = self.size - self.blanks
+        return iter([*torch.randperm(rows, generator=generator).tolist(), *range(rows, self.size)])
 
 
 class SupervisedTrainer(Saving, Trainer):
@@ -118,7 +122,7 @@ class SupervisedTrainer(Saving, Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        return EpochSampler(len(dataset), self.args.seed)
+        return EpochSampler(len(dataset), self.args.seed, getattr(dataset, "blanks", 0))
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.lr_scheduler is None:

@@ -9,7 +9,6 @@ from core.errors import UnsupportedError
 
 VALUES = {
     "data.process": [{"length": {}}],
-    "data.streaming": True,
     "verify": {"name": "judge"},
     "inference": {"engine": "tiny"},
     "backend.compile": "blocks",
@@ -38,6 +37,6 @@ def test_refused(dotted):
 def test_refused_in_a_stage():
     raw = recipe()
     del raw["method"]
-    raw["stages"] = [{"name": "a", "method": "translation.parallel", "data": {"streaming": True}}]
-    with pytest.raises(UnsupportedError, match=r"data\.streaming"):
+    raw["stages"] = [{"name": "a", "method": "translation.parallel", "data": {"process": [{"length": {}}]}}]
+    with pytest.raises(UnsupportedError, match=r"data\.process"):
         recipe_from(raw)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.data.collate import Collator
-from core.data.dataset import EncodedDataset, IterableEncodedDataset, block_dataset
+from core.data.dataset import EncodedDataset, EvenShares, IterableEncodedDataset, block_dataset
 from core.data.encode import IGNORE, Encoded
 from core.data.pack import blocks, pack
 from core.data.rows import BadRows, interleave, jsonl
@@ -185,3 +185,27 @@ def test_a_template_names_what_it_misses():
     with pytest.raises(TemplateError, match="did you mean 'plain'|unknown template 'plane'") as error:
         find_template({"plain": template}, "plane")
     assert "plain" in error.value.hint
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_shares_are_evened_out_by_items_without_loss(packed):
+    rows = [Encoded([1, 2], [IGNORE, 2]) for _ in range(9)]
+    inner = EncodedDataset(rows, 2 if packed else None)
+    even = EvenShares(inner, 4)
+    assert len(even) == 12 and even.blanks == 3
+    blanks = [even[i] for i in range(9, 12)]
+    assert all(row.trained == 0 for item in blanks for row in (item if packed else [item]))
+    assert [even[i] for i in range(9)] == [inner[i] for i in range(9)]
+    assert len(EvenShares(inner, 3)) == 9
+
+
+def test_a_stream_cut_into_blocks_and_shuffled_gives_every_pass_the_same_blocks(byte_bpe):
+    def make(**options):
+        return IterableEncodedDataset(segments, byte_bpe, max_length=16, blocks=True, window=25, **options)
+
+    plain = [tuple(item.input_ids) for item in make()]
+    assert len(set(map(len, plain))) == 1
+    endless = iter(make(seed=1, endless=True))
+    passes = [[tuple(next(endless).input_ids) for _ in plain] for _ in range(2)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(plain)
+    assert passes[0] != passes[1] and passes[0] != plain

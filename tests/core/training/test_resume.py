@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 
@@ -10,7 +11,7 @@ import torch
 
 from core.config.load import recipe_from
 from core.config.run_folder import RunFolder
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.models.presets import PRESETS
 from core.training import checkpoint
 from core.training.callbacks import StopAndSave, forget_later
@@ -47,7 +48,7 @@ def new_run(folder, **over):
         "checkpoint": {"every": 2},
     }
     for name, value in over.items():
-        raw[name] = {**raw[name], **value}
+        raw[name] = {**raw.get(name, {}), **value}
     return RunFolder.create(recipe_from(raw))
 
 
@@ -98,6 +99,42 @@ def test_resumed_losses_and_weights_are_bit_equal(tmp_path, monkeypatch, whole, 
     train(broken.recipe(), broken, resume=True)
     assert same_weights(weights(whole), weights(broken))
     assert losses(whole) == losses(broken) and [s for s, _ in losses(broken)] == list(range(1, 11))
+
+
+READING = {
+    "packed, epoch > 1": {"data": {"packing": True}},
+    "one worker": {"backend": {"workers": 1}},
+    "four workers, packed": {"data": {"packing": True}, "backend": {"workers": 4}},
+    "stream": {"data": {"streaming": True}},
+    "packed stream": {"data": {"streaming": True, "packing": True}},
+    "stream, one worker": {"data": {"streaming": True}, "backend": {"workers": 1}},
+    "packed stream, four workers": {"data": {"streaming": True, "packing": True}, "backend": {"workers": 4}},
+    "checkpoints in step": {"checkpoint": {"mode": "sync"}},
+}
+
+
+@pytest.mark.parametrize("over", READING.values(), ids=READING)
+def test_however_the_rows_are_read_a_resume_is_bit_equal(tmp_path, monkeypatch, over):
+    """A window of eight rows, so that a stream of 48 has several and is read more than once in 14 steps."""
+    monkeypatch.setattr("core.data.dataset.WINDOW", 8)
+    over = {"train": {"max_steps": 14}, "eval": {"retention": False}, **over}
+    first, broken = new_run(tmp_path / "whole", **over), new_run(tmp_path / "broken", **over)
+    train(first.recipe(), first)
+    killed_at(monkeypatch, broken, 11)
+    train(broken.recipe(), broken, resume=True)
+    assert same_weights(weights(first), weights(broken))
+    assert losses(first) == losses(broken) and [s for s, _ in losses(broken)] == list(range(1, 15))
+    results = [json.loads((run.stage_dir(0, "parallel") / "stage.json").read_text()) for run in (first, broken)]
+    assert results[0]["tokens_seen"] == results[1]["tokens_seen"] > 0
+
+
+def test_a_stream_is_not_resumed_with_other_workers(tmp_path, monkeypatch):
+    run = new_run(tmp_path / "run", data={"streaming": True})
+    killed_at(monkeypatch, run, 5)
+    recipe = run.recipe()
+    recipe.backend.workers = 2
+    with pytest.raises(CheckpointError, match="0 loader worker"):
+        train(recipe, run, resume=True)
 
 
 def test_a_run_killed_between_last_step_and_result_trains_no_further(tmp_path):
