@@ -25,9 +25,9 @@ from core.inference.request import Result
 from demos import look
 
 EXAMPLES = [
-    ["Guten Morgen. Wie geht es dir? Das Wetter ist heute schön.", "de", "en"],
-    ["The clever doctors can taste this warm cake.", "en", "de"],
-    ["Letzte Woche ist das kluge Kind in den ruhigen Park gekommen.", "de", "en"],
+    ["Der Hund schläft im Garten. Der alte Lehrer singt im kleinen Laden.", "de", "en"],
+    ["Diese Männer können meinen Apfel kaufen.", "de", "en"],
+    ["Letzte Woche ist er in kleine Läden gelaufen.", "de", "en"],
 ]
 ROWS_TRANSLATED = 200
 """How many rows of an upload the page translates itself; files of translations may be of any length."""

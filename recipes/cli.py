@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     from core.errors import GraftError
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quiet()
     try:
         return module.run(parser.parse_args(argv[1:])) or 0
     except GraftError as error:
@@ -66,6 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _quiet() -> None:
+    """Other libraries' bars and notices would bury ours."""
+    import warnings
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
 
 
 def _overview() -> str:

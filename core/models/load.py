@@ -7,6 +7,7 @@ is run only when asked. Laying a saved adapter on its base is left to the floors
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+# peft imports bitsandbytes wherever it is installed, which then warns of kernels that nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
