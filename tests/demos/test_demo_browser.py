@@ -50,16 +50,16 @@ def test_a_person_translates_sees_an_error_and_scores(opened, tmp_path):
     assert "Translate this from German to English" in page.locator(".graft-prompt").inner_text()
     assert not page.locator(".graft-banner").is_visible()
 
-    page.get_by_text("The clever doctors").first.click()
-    page.wait_for_function("document.querySelector('textarea').value.startsWith('The clever')")
+    page.get_by_text("Diese Männer").first.click()
+    page.wait_for_function("document.querySelector('textarea').value.startsWith('Diese Männer')")
 
     target = page.get_by_label("To", exact=True).first
     target.click()
-    target.fill("English (en)")
+    target.fill("German (de)")
     target.press("Enter")
     page.get_by_role("button", name="Translate", exact=True).click()
     page.locator(".graft-banner.error").wait_for()
-    assert "source and target language are both English" in page.locator(".graft-banner.error").inner_text()
+    assert "source and target language are both German" in page.locator(".graft-banner.error").inner_text()
 
     page.get_by_role("tab", name="Evaluate").click()
     for name, lines in (("hyp", "A dog runs.\nA cat sleeps here.\n"), ("ref", "A dog runs.\nThe cat sleeps.\n")):
