@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _quiet()
     try:
-        return module.run(parser.parse_args(argv[1:])) or 0
+        return module.run(parser.parse_intermixed_args(argv[1:])) or 0
     except GraftError as error:
         print(f"\ngraft {verb}: {error}", file=sys.stderr)
         return 2

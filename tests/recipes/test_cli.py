@@ -80,3 +80,8 @@ def test_ls_shows_what_ships(capsys):
 def test_runs_of_an_empty_folder(tmp_path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     assert "no runs" in capsys.readouterr().out
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(capsys):
+    assert main(["check", "translation/quickstart", "--show", "train.max_steps=7"]) == 0
+    assert "max_steps: 7" in capsys.readouterr().out
