@@ -257,7 +257,8 @@ def _check(recipe: Recipe, places: Places) -> None:
         prefix: tuple = ("stages", index) if recipe.stages else ()
         _refuse_inert(stage.recipe, places, prefix)
         own = (*prefix, "model")
-        check_parts(stage.recipe.model, places, own if own in places.lines else ("model",))
+        packing = stage.recipe.data.packing
+        check_parts(stage.recipe.model, places, own if own in places.lines else ("model",), packing)
         for block in ("train", "eval"):
             for number, source in enumerate(getattr(stage.recipe.data, block)):
                 own = (*prefix, "data", block, number)

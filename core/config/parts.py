@@ -12,13 +12,23 @@ from core.errors import BackendUnavailable, ConfigError
 LORA_KEYS = ("r", "alpha", "dropout", "rslora", "dora")
 
 
-def check_parts(model: ModelConfig, places: Places, path: tuple) -> None:
-    """Adapters, edits and the number format are registered, and given only options that these have."""
+def check_parts(model: ModelConfig, places: Places, path: tuple, packing: bool = False) -> None:
+    """Adapters, edits and the number format are registered, and given only options that these have.
+
+    Args:
+        packing: whether rows will share sequences.
+    """
     check_quantization(model, places, path)
     for number, edit in enumerate(model.edits):
         edit_options(edit, places, (*path, "edits", number))
     for number, adapter in enumerate(model.adapters):
         adapter_options(adapter, places, (*path, "adapters", number))
+        if packing and not ADAPTERS.get(adapter.kind).packs:
+            raise ConfigError(
+                f"under a {adapter.kind} adapter rows that share a sequence would see each other",
+                where=places.of((*path, "adapters", number)),
+                hint="set data.packing: false",
+            )
 
 
 def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:

@@ -145,7 +145,16 @@ class Part:
 ADAPTERS: Registry[Part] = Registry("adapter kind")
 EDITS: Registry[Part] = Registry("edit kind")
 
-ADAPTERS.register("lora")(Part("core.adapters.lora:build"))
+for _kind, _part in {
+    "lora": Part("core.adapters.lora:build"),
+    "bottleneck": Part("core.adapters.build:bottleneck", "core.config.adapters:BottleneckOptions"),
+    "series": Part("core.adapters.build:series", "core.config.adapters:PresetOptions"),
+    "series_after_mlp": Part("core.adapters.build:series_after_mlp", "core.config.adapters:PresetOptions"),
+    "parallel": Part("core.adapters.build:parallel", "core.config.adapters:PresetOptions"),
+    "prefix": Part("core.adapters.build:prefix", "core.config.adapters:PrefixOptions", packs=False),
+    "seq_bottleneck": Part("core.adapters.build:seq_bottleneck", "core.config.adapters:SeqBottleneckOptions"),
+}.items():
+    ADAPTERS.register(_kind)(_part)
 
 
 @dataclass(frozen=True)

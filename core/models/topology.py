@@ -154,9 +154,10 @@ def register_topology(model_type: str, family: Family) -> None:
 
 
 def _find(root: Any, path: str | None) -> Any:
-    """The part of `root` at a dotted path, or None."""
+    """The part of `root` at a dotted path, or None. What an adapter has wrapped is looked through."""
     for name in path.split(".") if path else ():
-        root = getattr(root, name, None)
+        found = getattr(root, name, None)
+        root = getattr(root.base_layer, name, None) if found is None and hasattr(root, "base_layer") else found
         if root is None:
             return None
     return root if path else None
