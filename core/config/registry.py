@@ -123,11 +123,13 @@ class Part:
             BuildContext) -> model`.
         trainer: `(trainer class, model, options) -> (trainer class, callbacks)` for parts that take part in the
             training steps; empty for the others.
+        packs: whether rows that share a sequence stay apart under it.
     """
 
     build: str
     options: str = "core.config.registry:NoOptions"
     trainer: str = ""
+    packs: bool = True
 
     @cached_property
     def options_cls(self) -> type:
