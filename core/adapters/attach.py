@@ -22,6 +22,9 @@ def attach(model: Any, config: Any, seed: int = 0, name: str = "default") -> Any
     import torch
     from peft import PeftModel, get_peft_model
 
+    from core.adapters.forms import know_forms
+
+    config = know_forms(config, model)
     config.task_type = config.task_type or task_type(model)
     devices = [model.device] if model.device.type == "cuda" else []
     try:

@@ -59,10 +59,15 @@ def load_for_serving(
 
 def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
     """A saved peft adapter on `model`."""
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
+
+    from core.adapters.forms import know_forms
 
     try:
-        return PeftModel.from_pretrained(model, resolve_path(folder), is_trainable=trainable)
+        place = resolve_path(folder)
+        config = PeftConfig.from_pretrained(place)
+        config.inference_mode = not trainable
+        return PeftModel.from_pretrained(model, place, is_trainable=trainable, config=know_forms(config, model))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the adapter cannot be loaded: {str(error).splitlines()[0][:200]}", where=folder

@@ -1,0 +1,62 @@
+"""Which kernel multiplies: chosen from device, number of rows and spec, and from nothing else.
+
+A kernel is a module with `refuses(layer)` (the reason why it cannot run, or None), `arrange(layer)` (its own layout of
+the codes), `restore(layer)` (the planes again), `most_rows` (where it stops paying) and `multiply(layer, x)`. Asking for
+one that cannot run raises; "auto" takes the first that can.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from core.errors import BackendUnavailable, ConfigError, nearest
+from core.quantization.kernels import reference
+
+KERNELS = {"lut": "core.quantization.kernels.cpu.lut", "triton": "core.quantization.kernels.triton.w_a16"}
+
+
+def prepare(layer: Any, kernel: str = "auto") -> Any:
+    """Arrange the codes of `layer` for a kernel, in place."""
+    if layer._layout:
+        planes = restore(layer)
+        layer._layout, layer.kernel = (), "reference"
+        layer.planes = nn.Parameter(planes, requires_grad=False)
+    if kernel == "reference":
+        return layer
+    names = list(KERNELS) if kernel == "auto" else [kernel]
+    for name in names:
+        module = _module(name)
+        reason = module.refuses(layer)
+        if reason is None:
+            layer._layout = module.arrange(layer)
+            layer.kernel = name
+            layer.planes = nn.Parameter(layer.planes.new_empty(0), requires_grad=False)
+            return layer
+        if kernel != "auto":
+            raise BackendUnavailable(f"kernel '{kernel}' cannot run: {reason}", hint="kernel 'reference' always can")
+    return layer
+
+
+def restore(layer: Any) -> torch.Tensor:
+    """The planes of a layer whose codes a kernel has arranged."""
+    return _module(layer.kernel).restore(layer)
+
+
+def run(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """x (…, K) times the layer's matrix, without bias: (…, N)."""
+    if layer.kernel != "reference":
+        module = _module(layer.kernel)
+        if x.numel() // max(1, x.shape[-1]) <= module.most_rows and not (x.requires_grad and torch.is_grad_enabled()):
+            return module.multiply(layer, x)
+    return reference.quantized_linear(x, layer.state(), layer.form.text)
+
+
+def _module(name: str) -> ModuleType:
+    if name not in KERNELS:
+        raise ConfigError(f"unknown kernel '{name}'", hint=f"{nearest(name, KERNELS)} known: {', '.join(KERNELS)}")
+    return importlib.import_module(KERNELS[name])
