@@ -284,6 +284,13 @@ class SeqBottleneckModel(BaseTuner):
             new.requires_grad_(False)
         self._replace_module(parent, target_name, new, target)
 
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """peft expects the name next to the end of a key; here whole modules stand behind it."""
+        for part in ("adapters", "couplings"):
+            key = key.replace(f".seq_bottleneck_{part}.{adapter_name}.", f".seq_bottleneck_{part}.")
+        return super()._remove_adapter_name_from_key(key, adapter_name)
+
     def _replace_module(self, parent: Any, child_name: str, new_module: Any, child: Any) -> None:
         """These layers wrap whole modules, which have no weight of their own to share."""
         setattr(parent, child_name, new_module)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from core.config.files import read_json, write_json
 from core.errors import ConfigError
+
+ORDER = "stack.json"
 
 
 def stack(model: Any, names: Sequence[str], train: str | None = None) -> Any:
@@ -33,4 +37,39 @@ def stack(model: Any, names: Sequence[str], train: str | None = None) -> Any:
     model.base_model.set_adapter(list(names))
     for name in frozen:
         model.set_requires_grad(name, requires_grad=False)
+    return model
+
+
+def attach_frozen(model: Any, folder: str, name: str) -> Any:
+    """A saved adapter on `model`, frozen, under `name`."""
+    from peft import PeftConfig, PeftModel
+
+    from core.adapters.forms import know_forms
+
+    config = know_forms(PeftConfig.from_pretrained(folder), model)
+    if isinstance(model, PeftModel):
+        model.load_adapter(folder, adapter_name=name, is_trainable=False, peft_config=config)
+        return model
+    return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=False, config=config)
+
+
+def save_order(model: Any, folder: str | Path) -> None:
+    """Beside a saved model of several adapters, the order in which they are active; each is in a folder of its name."""
+    active = model.active_adapters if hasattr(model, "active_adapters") else []
+    names = list(active() if callable(active) else active)
+    if len(names) > 1:
+        write_json(Path(folder) / ORDER, {"active": names})
+
+
+def load_order(model: Any, folder: str | Path, trainable: bool = False) -> Any:
+    """The other adapters of a saved stack on a model that has the default one already."""
+    if not (Path(folder) / ORDER).is_file():
+        return model
+    names = read_json(Path(folder) / ORDER)["active"]
+    for name in names:
+        if name != "default":
+            attach_frozen(model, str(Path(folder) / name), name)
+    stack(model, names, train="default")
+    if not trainable:
+        model.requires_grad_(False)
     return model

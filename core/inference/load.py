@@ -62,12 +62,14 @@ def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
     from peft import PeftConfig, PeftModel
 
     from core.adapters.forms import know_forms
+    from core.adapters.stacking import load_order
 
     try:
         place = resolve_path(folder)
         config = PeftConfig.from_pretrained(place)
         config.inference_mode = not trainable
-        return PeftModel.from_pretrained(model, place, is_trainable=trainable, config=know_forms(config, model))
+        loaded = PeftModel.from_pretrained(model, place, is_trainable=trainable, config=know_forms(config, model))
+        return load_order(loaded, place, trainable)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"the adapter cannot be loaded: {str(error).splitlines()[0][:200]}", where=folder

@@ -8,7 +8,7 @@ from typing import Any
 from core.config.files import write_json
 
 BASE_NOTE = "base.json"
-_ADAPTER_PARTS = ("lora_", ".modules_to_save.", ".token_adapter.")
+_ADAPTER_PARTS = (".modules_to_save.", ".token_adapter.")
 
 
 def base_weights(model: Any) -> dict[str, Any]:
@@ -16,14 +16,17 @@ def base_weights(model: Any) -> dict[str, Any]:
 
     Weights held in a number format of bitsandbytes come back dense, as the layers multiply with them.
     """
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING as PREFIXES
+
     from core.quantization.bitsandbytes import dense_state, is_quantized_linear
 
+    own = [PREFIXES[config.peft_type] for config in model.peft_config.values() if config.peft_type in PREFIXES]
     base = model.get_base_model()
     state = dense_state(base) if any(map(is_quantized_linear, base.modules())) else base.state_dict()
     return {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): value
         for name, value in state.items()
-        if not any(part in name for part in _ADAPTER_PARTS)
+        if not any(part in name for part in (*own, *_ADAPTER_PARTS))
     }
 
 
@@ -49,6 +52,8 @@ def save_model(model: Any, folder: str | Path) -> None:
     if adapter is None:
         model.save_pretrained(folder)
         return
+    from core.adapters.stacking import save_order
+
     adapter.base_model_name_or_path = adapter.base_model_name_or_path or "base"
     if adapter.base_model_name_or_path == "base":
         save_base(model, Path(folder) / "base")
@@ -57,3 +62,4 @@ def save_model(model: Any, folder: str | Path) -> None:
         write_json(Path(folder) / BASE_NOTE, {"quantization": quantization})
     # Asked to decide for itself, peft would look for the base's name on the hub.
     model.save_pretrained(folder, save_embedding_layers=False)
+    save_order(model, folder)

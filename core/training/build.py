@@ -7,7 +7,7 @@ from typing import Any
 from core.config.parts import adapter_options, edit_options
 from core.config.registry import ADAPTERS, EDITS, BuildContext
 from core.config.schema import AdapterConfig, ModelConfig
-from core.errors import UnsupportedError
+from core.errors import CheckpointError, UnsupportedError
 
 
 def build_base(config: ModelConfig, tokenizer: Any, *, device: str, seed: int = 0, texts: Any = ()) -> Any:
@@ -46,11 +46,37 @@ def add_adapters(model: Any, adapters: list[AdapterConfig], seed: int = 0) -> An
             where="model.adapters",
             hint="train one of them and give the others a path",
         )
+    if adapters and not trained:
+        raise UnsupportedError(
+            "every adapter is frozen, and under adapters the base is too",
+            where="model.adapters",
+            hint="add an adapter without a path",
+        )
+    frozen: list[str] = []
     for spec in adapters:
         options = adapter_options(spec)
         if spec.path is None:
             model = ADAPTERS.get(spec.kind).builder(model, spec, options, BuildContext(seed))
+        else:
+            frozen.append(f"below{len(frozen)}")
+            model = _frozen(model, spec.path, frozen[-1])
+    if frozen:
+        from core.adapters.stacking import stack
+
+        stack(model, [*frozen, "default"])
     return model
+
+
+def _frozen(model: Any, path: str, name: str) -> Any:
+    from core.adapters.stacking import attach_frozen
+    from core.models.load import resolve_path
+
+    try:
+        return attach_frozen(model, resolve_path(path), name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the adapter cannot be laid on this base: {str(error).splitlines()[0][:200]}", where=path
+        ) from error
 
 
 def training_hooks(model_config: ModelConfig, model: Any, trainer_cls: type) -> tuple[type, list[Any]]:

@@ -175,6 +175,8 @@ def test_plain_peft_saves_and_loads_it(tmp_path):
     adapted.save_pretrained(tmp_path)
     again = peft.PeftModel.from_pretrained(bert(), tmp_path).eval()
     assert torch.equal(logits(again), expected)
+    renamed = peft.PeftModel.from_pretrained(bert(), tmp_path, adapter_name="other").eval()
+    assert torch.equal(logits(renamed), expected)
     copied = copy.deepcopy(again)
     wake(again, seed=5)
     assert torch.equal(logits(copied), expected), "a copy follows its own weights"
