@@ -25,7 +25,7 @@ def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, devi
         raise ConfigError("bf16 parameters are not trained yet", where="backend.precision.params", hint="use fp32")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=sizes["micro"],
             gradient_accumulation_steps=sizes["accumulation"],
@@ -57,3 +57,14 @@ def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, devi
             ddp_find_unused_parameters=False,
             label_names=["labels"],
         )
+    return on_one_gpu(arguments)
+
+
+def on_one_gpu(arguments: Any) -> Any:
+    """One process trains on one GPU.
+
+    Where a process sees several, transformers would otherwise lay torch's DataParallel over the model and multiply the
+    micro-batch by their number, so that the same recipe took other steps on another machine.
+    """
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
