@@ -111,6 +111,14 @@ class BudgetExceeded(GraftError):
     """A limit on time, tokens or memory was reached."""
 
 
+class BudgetError(GraftError):
+    """No choice fits the budget that was asked for; `best_achievable` is the nearest one that can be had."""
+
+    def __init__(self, what: str, *, best_achievable: object = None, **place: str | None) -> None:
+        self.best_achievable = best_achievable
+        super().__init__(what, **place)
+
+
 class SandboxError(GraftError):
     """Untrusted code could not be isolated as strictly as asked."""
 
