@@ -16,7 +16,7 @@ VERBS = {
     "ls": "recipes, presets, readers, methods and runs",
     "copy": "copy a shipped recipe to edit it",
     "check": "check a recipe and the first rows of its data, without weights",
-    "plan": "what a run would train: parameters, rows, steps",
+    "plan": "memory and time of a run from its recipe alone, and what would fit",
     "train": "run a recipe",
     "eval": "score a run, a model or a file of predictions",
     "merge": "fold a run's adapters into its base",

@@ -63,6 +63,17 @@ def sum_over_ranks(value: int) -> int:
     return int(box.item())
 
 
+def agreed(value: Any) -> Any:
+    """The main process's value, on every process."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_waiting_room())
+    return box[0]
+
+
 @cache
 def _waiting_room() -> Any:
     """A gloo group for waiting alone: NCCL would give up after ten minutes. A process that fails ends all anyway."""

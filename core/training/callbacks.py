@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from core.config.files import write_text
 from core.config.run_folder import RunFolder
-from core.distributed.launch import barrier, is_main
+from core.distributed.launch import agreed, barrier, is_main
 
 
 def say(run: RunFolder, text: str) -> None:
@@ -118,19 +118,8 @@ class TaskMetric(TrainerCallback):
             if value is not None and (best is None or (value > best if self.higher else value < best)):
                 self.trainer.best_value, self.trainer.mark_best = value, True
         barrier()
-        if _from_main(self.trainer.mark_best):
+        if agreed(self.trainer.mark_best):
             control.should_save = True
-
-
-def _from_main(flag: bool) -> bool:
-    """The main process's answer, on every process."""
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return flag
-    box = [flag]
-    dist.broadcast_object_list(box, src=0)
-    return bool(box[0])
 
 
 class StopAndSave(TrainerCallback):

@@ -51,6 +51,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     from core.inference.load import pick_device
     from core.models.load import load_tokenizer
     from core.training.build import build_base
+    from core.training.fitting import refuse_what_cannot_fit
     from core.training.stages import StageRunner
 
     transformers_logging.disable_progress_bar()
@@ -61,6 +62,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     check_select(app, stages)
     device = pick_device(recipe.backend.device)
     join(device)
+    refuse_what_cannot_fit(stages, device)
     if is_main():
         run.rejects.unlink(missing_ok=True)
     data = [_read(app, stage.recipe, run) for stage in stages]
@@ -106,21 +108,19 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """What `train` would do, without training: sizes of model and data for every stage."""
+    """The rows, tokens and steps of every stage, from its data and tokenizer; no weights are loaded."""
     from core.models.load import load_tokenizer
-    from core.training.build import build_base
     from core.training.prepare import prepare_data, step_sizes
 
     app, stages = get_app(recipe.app), resolve_stages(recipe)
     data = [_read(app, stage.recipe, None) for stage in stages]
     tokenizer = load_tokenizer(recipe.model, _texts(app, data))
-    model = build_base(recipe.model, tokenizer, device="cpu", seed=recipe.seed, texts=_texts(app, data))
     rows = []
     for stage, (examples, held_out) in zip(stages, data):
         prepared = prepare_data(app, stage, tokenizer, examples, held_out, None)
         sizes = step_sizes(stage.recipe, prepared.dataset, prepared.stats, len(tokenizer), "cpu", 1)
         rows.append({"stage": stage.name, "method": stage.method, **prepared.summary(), **sizes})
-    return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer), "stages": rows}
+    return {"vocabulary": len(tokenizer), "stages": rows}
 
 
 def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], folder: Path, base: str | None) -> None:

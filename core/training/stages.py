@@ -16,12 +16,13 @@ from core.config.schema import Recipe
 from core.data.collate import Collator
 from core.data.dataset import EncodedDataset
 from core.data.encode import encode
-from core.distributed.launch import is_main, sum_over_ranks, world_size
+from core.distributed.launch import agreed, is_main, sum_over_ranks, world_size
 from core.errors import CheckpointError, DataError
 from core.training import checkpoint
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
-from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, say
+from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, peak_gib, say
 from core.training.evaluate import make_evaluator, score_within
+from core.training.fitting import begun_with, fit
 from core.training.prepare import Prepared, prepare_data, step_sizes
 
 RETENTION_ROWS = 200
@@ -51,6 +52,10 @@ class StageRunner:
             return self._load_weights(model, folder / "weights"), finished
         prepared = prepare_data(self.app, stage, self.tokenizer, examples, held_out, self.run)
         sizes = step_sizes(recipe, prepared.dataset, prepared.stats, len(self.tokenizer), self.device, world_size())
+        sizes = agreed(fit(stage, self.device, sizes))
+        recipe.backend.activation_checkpoint = sizes.get("activation_checkpoint", recipe.backend.activation_checkpoint)
+        if resume:
+            sizes = begun_with(folder, stage, sizes)
         summary = {
             "stage": stage.name,
             "method": stage.method,
@@ -74,7 +79,8 @@ class StageRunner:
             model = self._load_weights(model, chosen)
         result = {
             "status": "done", **summary, "seconds": round(time.time() - start, 1), "versions": versions(),
-            "tokens_seen": tokens_seen(trainer), "chosen": chosen.name if chosen else None,
+            "tokens_seen": tokens_seen(trainer), "peak_gib": round(peak_gib(), 3),
+            "chosen": chosen.name if chosen else None,
             "final_loss": next((h["loss"] for h in reversed(trainer.state.log_history) if "loss" in h), None),
         }  # fmt: skip
         if is_main():
@@ -190,7 +196,7 @@ class StageRunner:
             f" {summary['rows']} rows"
             f" ({summary['dropped']} dropped), {summary['tokens']} tokens in {summary['sequences']} sequences;"
             f" {summary['steps']} steps of {summary['sequences_a_step']}"
-            f" ({summary['micro']} × {summary['accumulation']})",
+            f" ({summary['micro']} × {summary['accumulation']}){_predicted(summary)}",
         )
 
     def _load_weights(self, model: Any, folder: Path) -> Any:
@@ -229,6 +235,15 @@ class StageRunner:
         from core.training.trainer import mean_loss
 
         return mean_loss(model, rows, Collator(self.tokenizer.pad_token_id or 0))[0]
+
+
+def _predicted(summary: dict[str, Any]) -> str:
+    if "predicted_peak_gib" not in summary:
+        return ""
+    recomputed = ", activation checkpointing" if summary["activation_checkpoint"] == "full" else ""
+    return (
+        f"{recomputed}; about {summary['predicted_peak_gib']:.2f} GiB, {summary['predicted_seconds_a_step']:.2g} s each"
+    )
 
 
 def tokens_seen(trainer: Any) -> int:

@@ -1,0 +1,71 @@
+"""A recipe's plan for one device: sizes, memory by category, seconds a step, or why it cannot run and what would.
+
+It takes what the recipe says and the model's config.json; how long rows really are is known only from the data, so
+sequences are taken to be as long as the recipe allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.config.load import ResolvedStage
+from core.costmodel.fit import Choice, DoesNotFit, choose
+from core.costmodel.hardware import GIB, Device
+from core.costmodel.workload import Workload, shape_of
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage needs. `refusal` says why it does not fit; `choice` is then the least that it would need."""
+
+    stage: str
+    method: str
+    choice: Choice
+    refusal: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        work, memory, step = self.choice.work, self.choice.memory, self.choice.step
+        return {
+            "stage": self.stage,
+            "method": self.method,
+            "parameters": work.shape.parameters + work.adapter_parameters,
+            "trainable": work.trainable,
+            "micro": work.micro,
+            "accumulation": work.accumulation,
+            "length": work.length,
+            "activation_checkpoint": self.choice.checkpointing,
+            "peak_gib": round(memory.total / GIB, 2),
+            "needed_gib": round(memory.reserved / GIB, 2),
+            "by_category_gib": {name: round(size / GIB, 3) for name, size in memory.by_category().items()},
+            "peak_at": memory.peak,
+            "seconds_a_step": round(step.seconds, 4),
+            "tokens_a_second": round(work.accumulation * work.tokens / step.seconds),
+            "fits": self.refusal is None,
+            **({"refused": self.refusal} if self.refusal else {}),
+        }
+
+
+def plan_stages(stages: Sequence[ResolvedStage], device: Device, processes: int = 1) -> list[StagePlan]:
+    """The plan of every stage on `processes` devices of one kind.
+
+    Raises:
+        UnsupportedModelError: a model or an adapter that is not predicted.
+    """
+    return [_plan(stage, device, processes) for stage in stages]
+
+
+def _plan(stage: ResolvedStage, device: Device, processes: int) -> StagePlan:
+    recipe = stage.recipe
+    kind = "cuda" if device.is_gpu else "cpu"
+    work = Workload.from_recipe(recipe, shape_of(recipe), device=kind, micro=1)
+    batch = recipe.train.batch
+    sequences = max(1, round(batch.size / (work.length if batch.unit == "tokens" else 1) / processes))
+    checkpoint: Any = recipe.backend.activation_checkpoint
+    try:
+        return StagePlan(
+            stage.name, stage.method, choose(work, device, sequences, micro=batch.micro, checkpoint=checkpoint)
+        )
+    except DoesNotFit as error:
+        return StagePlan(stage.name, stage.method, error.least, str(error))
