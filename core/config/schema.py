@@ -163,8 +163,17 @@ class BackendConfig:
     strategy: Literal["auto", "single", "ddp"] = key("auto", "auto is ddp when launched on several devices")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "device of the run")
     precision: PrecisionConfig = key(PrecisionConfig, "number formats")
+    cross_entropy: Literal["auto", "fused", "whole"] = key(
+        "auto", "fused never makes all logits at one time; auto is fused"
+    )
+    kernels: Literal["auto", "fused", "plain"] = key(
+        "auto", "norms, rotary phases and gated products as Triton kernels; auto where there is a GPU"
+    )
+    lora: Literal["auto", "fused", "plain"] = key("auto", "LoRA's own forward and backward; auto where there is a GPU")
     compile: Literal["none", "blocks"] = key("none", "compile each transformer block")
-    activation_checkpoint: Literal["auto", "none", "full"] = key("auto", "recompute activations in the backward pass")
+    activation_checkpoint: Literal["auto", "none", "selective", "full"] = key(
+        "auto", "recompute activations in the backward pass; selective keeps attention and every second block"
+    )
     offload: dict[str, Any] = key({}, "what moves to host memory")
     workers: int = key(0, "processes that prepare batches", least=0)
 

@@ -153,6 +153,7 @@ class StageRunner:
             data_collator=CountingCollator(Collator(self.tokenizer.pad_token_id or 0)),
             callbacks=callbacks,
             train_config=recipe.train,
+            backend=recipe.backend,
             keep=recipe.checkpoint.keep,
             mode=recipe.checkpoint.mode,
         )

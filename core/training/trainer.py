@@ -12,37 +12,31 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Sampler
 from transformers import Trainer
 
-from core.config.schema import TrainConfig
+from core.config.schema import BackendConfig, TrainConfig
 from core.data.encode import IGNORE
 from core.models.attention import without_planning
+from core.objectives.losses import CrossEntropy, places_of, token_loss
 from core.training.saving import Saving
 from core.training.schedule import schedule
 
 
-def token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
-    """Summed cross-entropy of next tokens in fp32; labels are shifted here, `IGNORE` carries no loss.
-
-    Legend: B batch, T time, V vocabulary.
-    """
-    logits = logits_BTV[:, :-1].flatten(0, 1)
-    targets = labels_BT[:, 1:].flatten()
-    kept = targets != IGNORE
-    return F.cross_entropy(logits[kept].float(), targets[kept], reduction="sum", label_smoothing=smoothing)
-
-
 class CountingCollator:
-    """A collator whose batches also say how many of their tokens are not padding: `useful`, shape (1,)."""
+    """A collator whose batches also say what would cost a wait for the device to find out there.
+
+    `useful` (1,): how many tokens are not padding. `places` (N,): the positions whose next token carries loss.
+    """
 
     def __init__(self, collator: Any) -> None:
         self.collator = collator
 
     def __call__(self, items: Any) -> dict[str, Any]:
         rows = [row for item in items for row in (item if isinstance(item, list) else [item])]
-        return {**self.collator(items), "useful": torch.tensor([sum(len(row.input_ids) for row in rows)])}
+        batch = self.collator(items)
+        useful = torch.tensor([sum(len(row.input_ids) for row in rows)])
+        return {**batch, "useful": useful, "places": places_of(batch["labels"])}
 
 
 class EpochSampler(Sampler[int]):
@@ -70,14 +64,24 @@ class SupervisedTrainer(Saving, Trainer):
     """Trainer for rows with labels.
 
     Args:
-        train_config: the recipe's `train:`, for smoothing and schedule.
+        train_config: the recipe's `train:`, for smoothing and schedule. backend: its `backend:`, for the switches.
         keep, mode: newest checkpoints to keep, and whether training waits while one is written (sync) or not (async).
         Other arguments are the Trainer's.
     """
 
-    def __init__(self, *args: Any, train_config: TrainConfig, keep: int = 3, mode: str = "sync", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        train_config: TrainConfig,
+        backend: BackendConfig | None = None,
+        keep: int = 3,
+        mode: str = "sync",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.train_config = train_config
+        self.train_config, self.backend = train_config, backend or BackendConfig()
+        whole = self.backend.cross_entropy == "whole"
+        self.loss = CrossEntropy("whole" if whole else "fused", train_config.label_smoothing)
         self.set_up_saving(keep, mode)
         # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
         self.model_accepts_loss_kwargs = True
@@ -96,15 +100,18 @@ class SupervisedTrainer(Saving, Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        labels = inputs.pop("labels")
+        labels, places = inputs.pop("labels"), inputs.pop("places", None)
         useful = inputs.pop("useful", None)
         if useful is not None and model.training:
             self._useful = self._useful + useful.sum()
         with attention_for(inputs, self.args.device):
-            outputs = model(**inputs, use_cache=False)
-        total = token_loss(outputs.logits, labels, self.train_config.label_smoothing if model.training else 0.0)
+            if return_outputs:
+                outputs = model(**inputs, use_cache=False)
+                total, trained = token_loss(outputs.logits, labels), (labels[:, 1:] != IGNORE).sum()
+            else:
+                total, trained = self.loss(model, inputs, labels, places)
         if num_items_in_batch is None:
-            loss = total / (labels[:, 1:] != IGNORE).sum().clamp(min=1)
+            loss = total / trained.clamp(min=1)
         else:
             count = torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
             loss = total / count * self.accelerator.num_processes
@@ -144,16 +151,16 @@ def mean_loss(model: Any, dataset: Any, collator: Any, args: Any = None, batch: 
     training = model.training
     model.eval()
     bf16 = bool(args is not None and args.bf16) and device.type == "cuda"
-    total, count = 0.0, 0
+    loss, total, count = CrossEntropy(), 0.0, 0
     try:
         for start in range(0, len(dataset), batch):
             items = collator([dataset[i] for i in range(start, min(start + batch, len(dataset)))])
-            items.pop("useful", None)
-            labels = items.pop("labels").to(device)
+            items = {name: value.to(device) for name, value in items.items() if name != "useful"}
+            labels, places = items.pop("labels"), items.pop("places", None)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16), attention_for(items, device):
-                logits = model(**{k: v.to(device) for k, v in items.items()}, use_cache=False).logits
-            total += float(token_loss(logits, labels))
-            count += int((labels[:, 1:] != IGNORE).sum())
+                summed, trained = loss(model, items, labels, places)
+            total += float(summed)
+            count += int(trained)
     finally:
         model.train(training)
     return total / max(count, 1), count

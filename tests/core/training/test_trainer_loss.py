@@ -16,8 +16,9 @@ from core.data.dataset import EncodedDataset
 from core.data.encode import IGNORE, Encoded
 from core.models.load import load_model
 from core.models.tokenizer import train_bpe
+from core.objectives.losses import token_loss
 from core.training.schedule import schedule
-from core.training.trainer import SupervisedTrainer, mean_loss, token_loss
+from core.training.trainer import SupervisedTrainer, mean_loss
 
 ROOT = Path(__file__).parents[3]
 
