@@ -158,6 +158,15 @@ for _kind, _part in {
 }.items():
     ADAPTERS.register(_kind)(_part)
 
+for _kind, _part in {
+    "control": Part(
+        "core.control.expand:build", "core.control.options:ControlConfig", trainer="core.control.trainer:hook"
+    ),
+    "ladder": Part("core.control.ladder:build", "core.control.options:LadderOptions"),
+    "skip_ffn": Part("core.control.skip:build", "core.control.options:SkipOptions"),
+}.items():
+    EDITS.register(_kind)(_part)
+
 
 @dataclass(frozen=True)
 class Quantizer:

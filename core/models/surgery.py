@@ -36,6 +36,7 @@ for _kind, _place in {
     "sidecar": "core.models.blocks.sidecar:sidecar",
     "ladder": "core.models.blocks.ladder:ladder",
     "skip_ffn": "core.models.blocks.skip:skip_ffn",
+    "learngene": "core.models.blocks.expanded:learngene",
 }.items():
     OPS.register(_kind)(_place)
 

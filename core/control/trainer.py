@@ -1,0 +1,58 @@
+"""The alignment of branches as a part of the training loss, over any Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from core.control.expand import branch_weights, sidecars
+from core.control.options import ControlConfig
+from core.models.blocks.sidecar import Alignment
+
+IGNORE = -100
+
+
+class ControlTrainerMixin:
+    """A Trainer whose loss is its own plus the mean distance of the branches, over tokens that are not padding.
+
+    The distance and the weight of each new branch are logged beside the loss.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        with Alignment(tokens_that_count(inputs)) as terms:
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not model.training:
+            return found
+        loss, outputs = found if return_outputs else (found, None)
+        # a sum over tokens is divided by the tokens of the whole step, a mean by its micro-batches
+        micro = 1 if num_items_in_batch is None else getattr(self, "current_gradient_accumulation_steps", 1)
+        distance = terms.loss().to(loss.device)
+        self.last_distance = distance.detach()
+        loss = loss + distance / micro
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and getattr(self, "last_distance", None) is not None:
+            logs = {**logs, "alignment": float(self.last_distance)}
+            model = self.accelerator.unwrap_model(self.model)
+            if all(block.merge.kind in ("lerp", "slerp", "proj", "prog") for block in sidecars(model).values()):
+                logs |= {f"branch_weight/{layer}": round(w, 4) for layer, w in branch_weights(model).items()}
+        super().log(logs, *args, **kwargs)
+
+
+def tokens_that_count(inputs: dict[str, Any]) -> torch.Tensor | None:
+    """(B, T), 1 for tokens that are not padding. Packed rows have no mask; padding is what follows their last label."""
+    if inputs.get("attention_mask") is not None:
+        return inputs["attention_mask"]
+    labels = inputs.get("labels")
+    if labels is None:
+        return None
+    return ((labels != IGNORE).long().flip(1).cumsum(1).flip(1) > 0).long()
+
+
+def hook(trainer_cls: type, model: Any, options: ControlConfig) -> tuple[type, list[Any]]:
+    """The Trainer of a stage on an expanded model."""
+    return type(f"Control{trainer_cls.__name__}", (ControlTrainerMixin, trainer_cls), {}), []
