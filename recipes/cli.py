@@ -20,6 +20,7 @@ VERBS = {
     "train": "run a recipe",
     "eval": "score a run, a model or a file of predictions",
     "merge": "fold a run's adapters into its base",
+    "export": "a run's adapter as other runtimes read it",
     "demo": "open an app's demo",
     "report": "write a run's one-page report",
     "runs": "list the runs here",

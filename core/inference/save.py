@@ -35,15 +35,22 @@ def save_base(model: Any, folder: str | Path) -> None:
     base = model.get_base_model()
     if getattr(base, "quantization_method", None) is None:
         base.save_pretrained(folder, state_dict=base_weights(model))
-        return
+    else:
+        dense_base(model).save_pretrained(folder)
+
+
+def dense_base(model: Any) -> Any:
+    """The quantized base of a peft model as a plain model of its own, in the base's dtype."""
     import copy
 
-    dense = copy.copy(base.config)
-    del dense.quantization_config
-    with_shapes = type(base)(dense).to(base.dtype)
-    with_shapes.load_state_dict(base_weights(model), strict=False)
-    with_shapes.tie_weights()
-    with_shapes.save_pretrained(folder)
+    base = model.get_base_model()
+    config = copy.copy(base.config)
+    del config.quantization_config
+    dense = type(base)(config).to(base.dtype)
+    dense.load_state_dict(base_weights(model), strict=False)
+    dense.tie_weights()
+    dense.name_or_path = base.name_or_path
+    return dense
 
 
 def save_model(model: Any, folder: str | Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from core.config.files import read_json
 from core.config.schema import ModelConfig
 from core.errors import CheckpointError, ConfigError
 
@@ -128,7 +129,7 @@ def load_model(
     Args:
         dtype: "fp32", "bf16" or "fp16"; default `config.dtype`, where auto is fp32 on CPU, the checkpoint's elsewhere.
         seed: of the random weights of a preset.
-        extra: more arguments of `from_pretrained`; with a device_map among them the weights are read to their place.
+        extra: more arguments of `from_pretrained`.
 
     Raises:
         CheckpointError: folder missing, unreadable, torn or incomplete, or a hub id that cannot be reached.
@@ -150,11 +151,19 @@ def load_model(
     if config.preset:
         model = _from_preset(config.preset, tokenizer, options, seed)
     elif config.path:
-        model = _from_folder(config.path, config, tokenizer, {**options, **(extra or {})})
+        placed = _placed(config.path, device)
+        model = _from_folder(config.path, config, tokenizer, {**options, **placed, **(extra or {})})
     else:
         raise ConfigError("no model", where="model.path", hint="set model.path, or model.preset to start from nothing")
     model = keep_exact(model)
-    return model if extra and "device_map" in extra else model.to(device)
+    return model if getattr(model, "hf_quantizer", None) is not None else model.to(device)
+
+
+def _placed(path: str, device: str) -> dict[str, Any]:
+    """Weights stored in a number format are read to their device at once; they could not be moved there."""
+    folder = Path(resolve_path(path))
+    stored = folder / "config.json"
+    return {"device_map": {"": device}} if stored.is_file() and "quantization_config" in read_json(stored) else {}
 
 
 def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:

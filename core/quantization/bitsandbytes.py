@@ -77,8 +77,9 @@ def dense_state(model: Any) -> dict[str, Any]:
 
 
 def is_quantized_linear(module: Any) -> bool:
-    """Whether the module is one of bitsandbytes' layers, without importing it."""
-    return type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+    """Whether the module is one of bitsandbytes' layers, without importing it; peft's wrappers have the same names."""
+    kind = type(module)
+    return kind.__module__.startswith("bitsandbytes") and kind.__name__ in ("Linear4bit", "Linear8bitLt")
 
 
 def apply(model: Any, spec: str, device: str) -> Any:

@@ -1,8 +1,10 @@
-"""Fold a run's adapters into its base.
+"""Fold a run's adapters into its base, in one of three declared ways, each with its measured drift.
 
-Products of low-rank factors are added in fp32 and the sum is cast once at the end: in bf16 an update smaller than the
-weight's spacing would be lost. The drift of the logits between the adapted and the merged model is measured on a probe
-and printed; the folder that results is a plain model that any runtime loads.
+`separate` folds nothing: base and adapter go on side by side, which is exact. `dense` adds the adapter's product to
+the weights it was trained on (for a quantized base these are the dequantized ones, not the originals) and writes 16 or
+32 bits. `requantize` then holds the sum in the base's number format again, which is the smallest and moves the most.
+Sums are made in fp32 and cast once at the end: in bf16 an update smaller than the weight's spacing would be lost.
+Logits are compared on a probe with those of the adapted model; the folder that results is one that any runtime loads.
 """
 
 from __future__ import annotations
@@ -11,71 +13,92 @@ import copy
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.config.files import write_json
-from core.errors import MergeError
+from core.errors import ConfigError, MergeError
 from core.models.load import DTYPES
 
+Mode = Literal["separate", "dense", "requantize"]
+MODES = ("separate", "dense", "requantize")
+DESCRIPTIONS = {
+    "separate": "base and adapter side by side",
+    "dense": "merged in fp32, cast once",
+    "requantize": "merged in fp32, quantized again",
+}
+PROBE_ROWS, PROBE_TOKENS = 4, 64
 
-def merge(source: str | Path, out: str | Path, dtype: str = "auto") -> dict[str, float]:
-    """Merge the adapter at `source` (run folder or adapter folder) and write a plain model to `out`.
+
+def merge(
+    source: str | Path, out: str | Path, dtype: str = "auto", *, mode: str = "dense", max_drift: float | None = None
+) -> dict[str, float]:
+    """Merge the adapter at `source` (run folder or adapter folder) and write the result to `out`.
 
     Args:
         dtype: of the written weights; auto keeps the dtype the base was stored in.
+        mode: separate, dense or requantize. max_drift: largest mean difference of logits that is accepted.
 
     Returns:
-        mean and largest absolute difference of the logits on the probe: merged in fp32, and after the cast.
+        mean and largest absolute difference of the logits on the probe (fp32, T×V): of merging, of storing what was
+        merged, and of both; `top1`, the share of positions whose likeliest token stayed.
 
     Raises:
-        MergeError: there is no adapter to merge.
+        MergeError: there is no adapter to merge, or the drift is above `max_drift`; nothing is written then.
     """
-    import torch
-
-    from core.inference.load import load_for_serving
-    from core.inference.pipeline import CARD
+    from core.inference.load import load_for_serving, trained_on
     from core.models.load import resolve_path
 
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode '{mode}'", where="--mode", hint=f"known: {', '.join(MODES)}")
     folder = Path(resolve_path(str(source)))
     has_adapter = (folder / "adapter_config.json").is_file()
-    if not has_adapter and dtype == "auto":
+    if not has_adapter and (dtype == "auto" or mode == "separate"):
         raise MergeError(
             "nothing to merge: the model has no adapter",
             where=str(folder),
             hint="it can be used as it is; with a dtype it is written in that number format",
         )
+    quantization = trained_on(str(folder)) if has_adapter else "none"
+    if mode == "requantize" and quantization == "none":
+        raise MergeError("the base is not quantized", where=str(folder), hint="merge it densely: --mode dense")
     model, tokenizer, _ = load_for_serving(str(source), device="cpu", dtype="fp32")
-    probe = torch.arange(1, min(65, len(tokenizer))).unsqueeze(0)
+    probe = probe_ids(len(tokenizer))
     before = logits_of(model, probe)
-    merged = model.merge_and_unload() if has_adapter else model
-    in_fp32 = logits_of(merged, probe)
-    target = _stored_dtype(folder) if dtype == "auto" else getattr(torch, DTYPES[dtype])
-    cast = merged.to(target) if target != torch.float32 else merged
-    drift = {
-        "merge_max": float((in_fp32 - before).abs().max()),
-        "merge_mean": float((in_fp32 - before).abs().mean()),
-        "cast_max": float((logits_of(cast, probe) - in_fp32).abs().max()),
-        "cast_mean": float((logits_of(cast, probe) - in_fp32).abs().mean()),
-    }
-    untie_if_needed(cast)
-    out = Path(out)
-    temporary = out.with_name(out.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    cast.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    if (folder / CARD).is_file():
-        shutil.copy(folder / CARD, temporary / CARD)
-    write_json(temporary / "merge.json", {"mode": "merge in fp32, cast once", "dtype": str(target), "drift": drift})
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(temporary, out)
-    print(f"merged: {out} ({str(target).removeprefix('torch.')})")
-    print(f"logit drift: merging max {drift['merge_max']:.1e} mean {drift['merge_mean']:.1e}, ", end="")
-    print(f"casting max {drift['cast_max']:.1e} mean {drift['cast_mean']:.1e}")
+    if mode == "separate":
+        drift = _drift(before, before, logits_of(load_for_serving(str(source), device="cpu", dtype="fp32")[0], probe))
+        _check(drift, max_drift, folder)
+        _replace(Path(out), lambda place: shutil.copytree(folder, place))
+        write_json(Path(out) / "merge.json", {"mode": mode, "quantization": quantization, "drift": drift})
+    else:
+        merged = _merged(model, str(folder)) if has_adapter else model
+        in_fp32 = logits_of(merged, probe)
+        target, stored = _stored(merged, folder, dtype, mode, quantization)
+        drift = _drift(before, in_fp32, logits_of(stored, probe))
+        _check(drift, max_drift, folder)
+        untie_if_needed(stored)
+        _replace(Path(out), lambda place: _write(stored, tokenizer, folder, place))
+        note = {"mode": mode, "how": DESCRIPTIONS[mode], "dtype": target, "drift": drift}
+        write_json(Path(out) / "merge.json", note)
+    print(f"merged: {out} ({DESCRIPTIONS[mode]})")
+    print(
+        f"logit drift: merging max {drift['merge_max']:.1e} mean {drift['merge_mean']:.1e},"
+        f" storing max {drift['cast_max']:.1e} mean {drift['cast_mean']:.1e};"
+        f" {drift['top1']:.1%} of the likeliest tokens stayed"
+    )
     return drift
 
 
+def probe_ids(vocabulary: int) -> Any:
+    """Ids (rows, tokens) that the drift is measured on: the first ones of the vocabulary, then random ones."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(0, vocabulary, (PROBE_ROWS - 1, PROBE_TOKENS), generator=generator)
+    return torch.cat([torch.arange(1, PROBE_TOKENS + 1).remainder(vocabulary).unsqueeze(0), random])
+
+
 def logits_of(model: Any, probe: Any) -> Any:
-    """fp32 logits of the probe ids (1, T)."""
+    """fp32 logits of the probe ids (B, T)."""
     import torch
 
     with torch.no_grad():
@@ -91,6 +114,67 @@ def untie_if_needed(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
+def _merged(model: Any, folder: str) -> Any:
+    """The plain fp32 model with the adapter folded in; a quantized base is made dense first."""
+    if not hasattr(model.get_base_model(), "graft_quantization"):
+        return model.merge_and_unload()
+    from core.inference.load import attach_adapter
+    from core.inference.save import dense_base
+
+    return attach_adapter(dense_base(model).float(), folder).eval().merge_and_unload()
+
+
+def _stored(merged: Any, folder: Path, dtype: str, mode: str, quantization: str) -> tuple[str, Any]:
+    """What the weights are written as, by name, and a model that holds them so."""
+    import torch
+
+    if mode == "requantize":
+        from core.quantization.load import requantize
+
+        return quantization, requantize(merged, quantization).eval()
+    target = _stored_dtype(folder) if dtype == "auto" else getattr(torch, DTYPES[dtype])
+    return str(target).removeprefix("torch."), merged if target == torch.float32 else copy.deepcopy(merged).to(target)
+
+
+def _drift(before: Any, merged: Any, stored: Any) -> dict[str, float]:
+    def pair(name: str, first: Any, second: Any) -> dict[str, float]:
+        difference = (first - second).abs()
+        return {f"{name}_max": float(difference.max()), f"{name}_mean": float(difference.mean())}
+
+    kept = float((before.argmax(-1) == stored.argmax(-1)).float().mean())
+    return {
+        **pair("merge", merged, before), **pair("cast", stored, merged), **pair("total", stored, before), "top1": kept,
+    }  # fmt: skip
+
+
+def _check(drift: dict[str, float], limit: float | None, folder: Path) -> None:
+    if limit is not None and drift["total_mean"] > limit:
+        raise MergeError(
+            f"the logits move by {drift['total_mean']:.2e} on average, {limit:.2e} is the limit",
+            where=str(folder),
+            hint="keep base and adapter apart (--mode separate) or write more bits (--mode dense --dtype fp32)",
+        )
+
+
+def _write(model: Any, tokenizer: Any, folder: Path, place: Path) -> None:
+    from core.inference.pipeline import CARD
+
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    if (folder / CARD).is_file():
+        shutil.copy(folder / CARD, place / CARD)
+
+
+def _replace(out: Path, write: Any) -> None:
+    """Write a folder beside `out` and move it there."""
+    temporary = out.with_name(out.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    write(temporary)
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(temporary, out)
+
+
 def _stored_dtype(folder: Path) -> Any:
     import torch
     from transformers import AutoConfig
@@ -98,5 +182,6 @@ def _stored_dtype(folder: Path) -> Any:
     from core.inference.load import base_of
     from core.models.load import resolve_path
 
-    stored = copy.copy(AutoConfig.from_pretrained(resolve_path(base_of(str(folder))))).dtype
+    place = base_of(str(folder)) if (folder / "adapter_config.json").is_file() else str(folder)
+    stored = copy.copy(AutoConfig.from_pretrained(resolve_path(place))).dtype
     return torch.float32 if stored is None else stored
