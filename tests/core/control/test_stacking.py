@@ -1,0 +1,167 @@
+"""An encoder under a language model: what is pooled, who learns, and that nothing but the new parts is saved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as tr
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from core.control import stacking
+from core.control.stacking import StackedEncoderLM, both_ways, mean_pool, precompute_embeddings, unexplained
+from core.errors import CheckpointError, ConfigError, DataError
+
+
+def encoder(width=12):
+    torch.manual_seed(1)
+    config = tr.M2M100Config(
+        vocab_size=40, d_model=width, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32, dropout=0.0,
+    )  # fmt: skip
+    return tr.M2M100Model(config).get_encoder()
+
+
+def llama(lora=True):
+    torch.manual_seed(2)
+    config = tr.LlamaConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    model = tr.LlamaForCausalLM(config)
+    torch.manual_seed(3)
+    return get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")) if lora else model
+
+
+class Embeds(nn.Module):
+    """The language model's own table as the encoder."""
+
+    def __init__(self, table, config):
+        super().__init__()
+        self.table, self.config = table, config
+
+    def forward(self, input_ids, attention_mask):
+        return tr.modeling_outputs.BaseModelOutput(last_hidden_state=self.table(input_ids))
+
+
+IDS = torch.arange(3, 15).view(2, 6)
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+
+
+def test_its_own_table_and_an_identity_give_the_teachers_vector():
+    llm = llama()
+    stacked = StackedEncoderLM(Embeds(llm.get_input_embeddings(), llm.config), llm).eval()
+    with torch.no_grad():
+        stacked.projection.weight.copy_(torch.eye(16))
+        stacked.projection.bias.zero_()
+        student = stacked.student(IDS, MASK)
+    torch.testing.assert_close(student, stacked.teacher(IDS, MASK), atol=1e-6, rtol=1e-5)
+
+
+def test_padding_does_not_matter_and_later_tokens_do():
+    stacked = StackedEncoderLM(encoder(), llama()).eval()
+    with torch.no_grad():
+        first = stacked.teacher(IDS, MASK)
+        other = IDS.clone()
+        other[1, 4:] = 29
+        assert torch.equal(stacked.teacher(other, MASK), first)
+        right = stacked.teacher(IDS[1:, :4], MASK[1:, :4])
+        left = stacked.teacher(torch.cat([other[1:, 4:], IDS[1:, :4]], 1), torch.tensor([[0, 0, 1, 1, 1, 1]]))
+        torch.testing.assert_close(right, first[1:], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
+        body = stacked.body
+        one = body(input_ids=IDS, attention_mask=both_ways(torch.ones_like(IDS)), use_cache=False).last_hidden_state
+        changed = IDS.clone()
+        changed[:, -1] = 20
+        two = body(input_ids=changed, attention_mask=both_ways(torch.ones_like(IDS)), use_cache=False).last_hidden_state
+    assert (one[:, 0] - two[:, 0]).abs().max() > 1e-4, "the first token sees the last"
+    pooled = mean_pool(torch.full((1, 2, 3), torch.nan).index_fill(1, torch.tensor([0]), 2.0), torch.tensor([[1, 0]]))
+    assert pooled.tolist() == [[2.0, 2.0, 2.0]]
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        ids = torch.randint(3, 30, (6,), generator=generator)
+        row = {"input_ids": ids, "attention_mask": torch.ones(6, dtype=torch.long)}
+        return {**row, "teacher_ids": ids, "teacher_mask": row["attention_mask"], "target": torch.ones(16)}
+
+
+def trained(tmp_path, stage, steps=40):
+    stacked = StackedEncoderLM(encoder(), llama())
+    before = {n: p.detach().clone() for n, p in stacked.named_parameters()}
+    teacher = stacked.teacher(IDS, MASK)
+    args = tr.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, max_steps=steps, learning_rate=1e-2, use_cpu=True,
+        report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1, remove_unused_columns=False, seed=1,
+    )  # fmt: skip
+    trainer = stacking.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows(), stage=stage)
+    trainer.train()
+    return stacked, before, teacher, [row for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_student_learns_and_the_teacher_stays(tmp_path, stage):
+    stacked, before, teacher, log = trained(tmp_path, stage)
+    assert torch.equal(stacked.teacher(IDS, MASK), teacher)
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"] and "unexplained" in log[0]
+    moved = {n for n, p in stacked.named_parameters() if not torch.equal(p, before[n])}
+    assert any("lora_" in n for n in moved) and not any("encoder" in n or "base_layer" in n for n in moved)
+    assert ("projection.weight" in moved) == (stage == 1)
+
+
+def test_only_the_new_parts_are_saved(tmp_path):
+    stacked, *_ = trained(tmp_path / "t", 1, steps=3)
+    stacked.head = nn.Linear(16, 3)
+    stacked.save_pretrained(tmp_path / "saved")
+    size = sum(p.stat().st_size for p in (tmp_path / "saved").rglob("*.safetensors"))
+    new = sum(p.numel() for n, p in stacked.named_parameters() if "lora_" in n or "projection" in n or "head" in n)
+    assert 4 * new <= size < 4 * new + 12_000
+    again = StackedEncoderLM(encoder(), llama(), nn.Linear(16, 3)).load(tmp_path / "saved").eval()
+    assert torch.equal(again(IDS, MASK), stacked.eval()(IDS, MASK)) and again(IDS, MASK).shape == (2, 3)
+    with pytest.raises(CheckpointError, match="widths"):
+        StackedEncoderLM(encoder(8), llama()).load(tmp_path / "saved")
+
+
+def test_vectors_computed_before_are_those_of_now():
+    stacked = StackedEncoderLM(encoder(), llama()).train()
+    batches = [{"input_ids": IDS, "attention_mask": MASK}, {"input_ids": IDS[:1], "attention_mask": MASK[:1]}]
+    found = precompute_embeddings(stacked, batches)
+    assert found.shape == (3, 16) and stacked.training and not stacked.encoder.training
+    torch.testing.assert_close(found[:2], stacked.teacher(IDS, MASK), atol=1e-6, rtol=1e-5)
+
+
+def test_unexplained_variance():
+    torch.manual_seed(0)
+    teacher = torch.randn(64, 5)
+    assert unexplained(teacher, teacher) == 0
+    mean = teacher.mean(0).expand_as(teacher)
+    torch.testing.assert_close(unexplained(mean, teacher), torch.tensor(1.0))
+
+
+def test_from_folders(tmp_path):
+    torch.manual_seed(0)
+    config = tr.M2M100Config(
+        vocab_size=40, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+    )  # fmt: skip
+    tr.M2M100ForConditionalGeneration(config).save_pretrained(tmp_path / "mt")
+    llama(lora=False).save_pretrained(tmp_path / "llm")
+    stacked = StackedEncoderLM.from_pretrained(str(tmp_path / "mt"), str(tmp_path / "llm"))
+    assert stacked.projection.in_features == 8 and stacked(IDS, MASK).shape == (2, 16)
+
+
+def test_mistakes_are_told(tmp_path):
+    stacked = StackedEncoderLM(encoder(), llama())
+    empty = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
+    for read in (stacked.student, stacked.teacher):
+        with pytest.raises(DataError, match=r"rows without a token: \[1\]"):
+            read(IDS, empty)
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(ConfigError, match="stage 3"):
+        stacking.SelfDistillTrainer(model=stacked, args=args, stage=3)
+    with pytest.raises(CheckpointError, match="no stacked model"):
+        stacked.load(tmp_path)
