@@ -15,7 +15,7 @@ from typing import Any
 
 from core.config.files import read_json
 from core.config.schema import ModelConfig
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, GraftError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -162,8 +162,11 @@ def load_model(
 def _placed(path: str, device: str) -> dict[str, Any]:
     """Weights stored in a number format are read to their device at once; they could not be moved there."""
     folder = Path(resolve_path(path))
-    stored = folder / "config.json"
-    return {"device_map": {"": device}} if stored.is_file() and "quantization_config" in read_json(stored) else {}
+    try:
+        stored = read_json(folder / "config.json")
+    except GraftError:
+        return {}
+    return {"device_map": {"": device}} if "quantization_config" in stored else {}
 
 
 def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
