@@ -269,6 +269,9 @@ def _check(recipe: Recipe, places: Places) -> None:
                 where=places.of((*prefix, "data", "streaming") if recipe.stages else ("data", "streaming")),
                 hint="set train.max_steps",
             )
+        if isinstance(stage.recipe.eval.retention, list):
+            for number, source in enumerate(stage.recipe.eval.retention):
+                check_source(get_app("lm"), source, places, ("eval", "retention", number))
         if not stage.recipe.data.train:
             raise ConfigError(
                 "no training data", where=places.of(("data",)), hint="add data.train: [{reader: …, path: …}]"
@@ -340,6 +343,8 @@ def smoke(recipe: Recipe) -> Recipe:
     raw["eval"] = merge_blocks(
         raw.get("eval") or {}, {"limit": 4, "every": 0, "max_seconds": 5, "sampling": {"max_new_tokens": 8, "beams": 1}}
     )
+    if isinstance(raw["eval"].get("retention"), list):
+        raw["eval"]["retention"] = [_smoke_source(get_app("lm"), source) for source in raw["eval"]["retention"]]
     raw["checkpoint"] = merge_blocks(raw.get("checkpoint") or {}, {"every": 2, "keep": 1})
     raw["output"] = "runs/smoke-{recipe}/{seed}"
     for stage in raw.get("stages") or []:

@@ -135,7 +135,9 @@ class EvalConfig:
     max_seconds: float = key(60, "budget of one evaluation during training, in seconds", above=0)
     limit: int | None = key(None, "evaluate on at most this many rows", least=1)
     sampling: dict[str, Any] = key({}, "generation settings, e.g. {beams: 5, max_new_tokens: 128}")
-    retention: bool = key(True, "also measure the loss on what the base knew")
+    retention: bool | list[SourceConfig] = key(
+        True, "loss on what the base knew: sources of such text; true where the base ships with its own"
+    )
     with_: dict[str, Any] = key({}, "the evaluator's own arguments")
 
 

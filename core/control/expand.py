@@ -40,8 +40,8 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
         "stack": ["stack"] * len(chosen),
         "hybrid": [("concat", "stack")[n % 2] for n in range(len(chosen))],
     }[config.expansion]
-    if config.expansion == "hybrid" and config.num_expand % 2:
-        raise ConfigError(f"a hybrid of {config.num_expand} copies", where="control.num_expand", hint="an even number")
+    if config.expansion == "hybrid" and len(chosen) % 2:
+        raise ConfigError(f"a hybrid of {len(chosen)} copies", where="control.num_expand", hint="an even number")
     if "stack" in kinds and topology.blocks[0].residual == "post_ln":
         raise UnsupportedError(
             f"a copy behind a {topology.family} block cannot be silent: its norm comes last",
@@ -64,12 +64,13 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
     return model
 
 
-def expanded_blocks(count: int, expand: int) -> list[int]:
-    """Every (count / expand)-th block, the last of each group."""
-    if expand < 1 or count % expand:
+def expanded_blocks(count: int, expand: float) -> list[int]:
+    """Every (count / expand)-th block, the last of each group; below 1, `expand` is a share of the blocks."""
+    asked, expand = expand, round(count * expand) if expand < 1 else expand
+    if expand < 1 or expand != int(expand) or count % expand:
         divisors = [n for n in range(1, count + 1) if not count % n]
-        raise ConfigError(f"{expand} copies for {count} blocks", where="control.num_expand", hint=f"one of {divisors}")
-    group = count // expand
+        raise ConfigError(f"{asked} copies for {count} blocks", where="control.num_expand", hint=f"one of {divisors}")
+    group = count // int(expand)
     return [index for index in range(count) if (index + 1) % group == 0]
 
 

@@ -15,7 +15,9 @@ class ControlConfig:
     `stack` inserts silent copies behind the chosen blocks instead (Wu et al. 2024, LLaMA Pro), `hybrid` takes turns.
     """
 
-    num_expand: int = key(8, "blocks that get a learning copy; it divides the number of blocks", least=1)
+    num_expand: int | float = key(
+        8, "blocks that get a learning copy: a number that divides the blocks, or a share of them below 1", above=0
+    )
     expansion: Literal["concat", "stack", "hybrid"] = key("concat", "beside the block, behind it, or by turns")
     merge: Literal["lerp", "dlerp", "dlerpin", "slerp", "proj", "prog", "moe", "plain"] = key(
         "lerp", "how the two branches become one"

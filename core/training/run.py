@@ -24,6 +24,7 @@ from core.errors import CheckpointError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
 from core.training.evaluate import check_select, evaluate, make_evaluator, score_pipeline
+from core.training.retention import retained, retention_rows
 
 __all__ = ["evaluate", "plan", "train"]
 
@@ -75,8 +76,8 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     before = None
     if eval_examples and is_main():
         before = _score(app, recipe, stages[-1], model, tokenizer, eval_examples, run, "before", resume)
-    retention_rows = runner.retention_rows() if recipe.eval.retention and is_main() else None
-    retained = {"before": runner.loss_of(model, retention_rows)} if retention_rows else {}
+    known = retention_rows(recipe, tokenizer) if is_main() else None
+    retention = {"before": retained(model, known, tokenizer)} if known else {}
     barrier()
     results = []
     for stage, (examples, held_out) in zip(stages, data):
@@ -96,11 +97,11 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
         if eval_examples:
             after = _score(app, recipe, stages[-1], model, tokenizer, eval_examples, run, "after", False)
             say(run, "\n" + after.table(before))
-        if retention_rows:
-            retained["after"] = runner.loss_of(model, retention_rows)
-            say(run, f"retention: loss on held-out text of the base {retained['before']:.3f} → {retained['after']:.3f}")
-        reason = None if retention_rows else "no held-out text of this base is known"
-        write_json(run.path / "eval" / "retention.json", retained or {"skipped": reason})
+        if known:
+            retention["after"] = retained(model, known, tokenizer)
+            say(run, "retention: loss on held-out text of the base {before:.3f} → {after:.3f}".format(**retention))
+        reason = {"skipped": "no held-out text of this base is known"}
+        write_json(run.path / "eval" / "retention.json", retention or reason)
         run.set_status("done", seconds=round(time.time() - start, 1))
         say(run, f"report: {write_report_page(run)}")
     barrier()

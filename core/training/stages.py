@@ -14,18 +14,14 @@ from core.config.registry import App
 from core.config.run_folder import RunFolder, versions
 from core.config.schema import Recipe
 from core.data.collate import Collator
-from core.data.dataset import EncodedDataset
-from core.data.encode import encode
 from core.distributed.launch import agreed, is_main, sum_over_ranks, world_size
-from core.errors import CheckpointError, DataError
+from core.errors import CheckpointError
 from core.training import checkpoint
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
 from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, peak_gib, say
 from core.training.evaluate import make_evaluator, score_within
 from core.training.fitting import begun_with, fit
 from core.training.prepare import Prepared, prepare_data, step_sizes
-
-RETENTION_ROWS = 200
 
 
 class StageRunner:
@@ -218,24 +214,6 @@ class StageRunner:
             if unexpected:
                 raise CheckpointError(f"weights of another model: {unexpected[:3]}", where=str(folder))
         return model
-
-    def retention_rows(self) -> EncodedDataset | None:
-        """Held-out text of what the base knew, where it is known: the shipped model's own monolingual text."""
-        if self.recipe.model.path != "embedded":
-            return None
-        from core.data.embedded import held_out_text
-        from core.data.segments import Segment
-
-        rows = [[Segment(text, "document", True)] for text in held_out_text(RETENTION_ROWS)]
-        if not rows:
-            raise DataError("the embedded corpus has no held-out text")
-        return EncodedDataset([encode(row, self.tokenizer) for row in rows])
-
-    def loss_of(self, model: Any, rows: EncodedDataset) -> float:
-        """Mean loss a token of `rows` under the model as it is now."""
-        from core.training.trainer import mean_loss
-
-        return mean_loss(model, rows, Collator(self.tokenizer.pad_token_id or 0))[0]
 
 
 def _predicted(summary: dict[str, Any]) -> str:

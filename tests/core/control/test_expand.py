@@ -67,7 +67,13 @@ def test_progressive_merges_start_there_when_asked():
 
 
 def test_which_blocks():
-    assert expanded_blocks(32, 8) == [3, 7, 11, 15, 19, 23, 27, 31] and expanded_blocks(4, 4) == [0, 1, 2, 3]
+    assert expanded_blocks(32, 8) == [3, 7, 11, 15, 19, 23, 27, 31] and expanded_blocks(4, 4) == [
+        0,
+        1,
+        2,
+        3,
+    ] == expanded_blocks(4, 0.99)
+    assert expanded_blocks(4, 0.5) == [1, 3]
     assert sorted(sidecars(expand(llama(), ControlConfig(num_expand=2)))) == [1, 3]
 
 
