@@ -60,7 +60,11 @@ def dense_weight(module: Any, dtype: Any = None) -> Any:
         codes, scales = (weight.data, weight.SCB) if ready else (module.state.CB, module.state.SCB)
         dense = codes.float() * scales.float().to(codes.device)[:, None] / 127
     else:
-        dense = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+        codes, state = weight.data, weight.quant_state
+        if getattr(state, "packing_format_for_cpu", False):
+            # the first inference on a CPU has arranged the codes for its kernel, the scales rounded to bf16
+            codes, state = bitsandbytes.functional._convert_weight_packed_for_cpu_inverse(codes, state)
+        dense = bitsandbytes.functional.dequantize_4bit(codes, state)
     return dense if dtype is None else dense.to(dtype)
 
 

@@ -63,6 +63,8 @@ def merge(
         raise MergeError("the base is not quantized", where=str(folder), hint="merge it densely: --mode dense")
     model, tokenizer, _ = load_for_serving(str(source), device="cpu", dtype="fp32")
     probe = probe_ids(len(tokenizer))
+    # before the first forward pass, in which a CPU kernel may round what the format holds
+    dense = _dense(model) if has_adapter and mode != "separate" else None
     before = logits_of(model, probe)
     if mode == "separate":
         drift = _drift(before, before, logits_of(load_for_serving(str(source), device="cpu", dtype="fp32")[0], probe))
@@ -70,7 +72,7 @@ def merge(
         _replace(Path(out), lambda place: shutil.copytree(folder, place))
         write_json(Path(out) / "merge.json", {"mode": mode, "quantization": quantization, "drift": drift})
     else:
-        merged = _merged(model, str(folder)) if has_adapter else model
+        merged = _merged(model, dense, str(folder)) if has_adapter else model
         in_fp32 = logits_of(merged, probe)
         target, stored = _stored(merged, folder, dtype, mode, quantization)
         drift = _drift(before, in_fp32, logits_of(stored, probe))
@@ -114,14 +116,18 @@ def untie_if_needed(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def _merged(model: Any, folder: str) -> Any:
-    """The plain fp32 model with the adapter folded in; a quantized base is made dense first."""
-    if not hasattr(model.get_base_model(), "graft_quantization"):
-        return model.merge_and_unload()
-    from core.inference.load import attach_adapter
+def _dense(model: Any) -> Any:
+    """The quantized base of an adapted model as a plain fp32 model; None for a base that is plain already."""
     from core.inference.save import dense_base
 
-    return attach_adapter(dense_base(model).float(), folder).eval().merge_and_unload()
+    return dense_base(model).float() if hasattr(model.get_base_model(), "graft_quantization") else None
+
+
+def _merged(model: Any, dense: Any, folder: str) -> Any:
+    """The plain fp32 model with the adapter folded in."""
+    from core.inference.load import attach_adapter
+
+    return (model if dense is None else attach_adapter(dense, folder).eval()).merge_and_unload()
 
 
 def _stored(merged: Any, folder: Path, dtype: str, mode: str, quantization: str) -> tuple[str, Any]:
