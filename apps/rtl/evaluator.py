@@ -1,0 +1,167 @@
+"""Verilog against its problems: pass@k by a verdict that can be trusted, beside the official one.
+
+    report = RtlEvaluator(k=(1, 5)).score(predictions, examples)
+
+A prediction is a text or a list of texts (samples). The evaluator runs simulators, never a model, so anybody's samples
+can be scored: `graft eval rtl --reader verilogeval --data … --predictions samples.jsonl`. Problems whose own reference
+fails count for nobody and are listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apps.rtl.example import RtlExample
+from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
+from core.evaluation.evaluator import BaseEvaluator
+from core.evaluation.passk import mean_pass_at_k
+from core.evaluation.report import Metric, Report
+
+_KNOWN = ("pass@1", "compiles", "match", "empty", "official_pass@1")
+
+
+class RtlEvaluator(BaseEvaluator):
+    """Scores Verilog.
+
+    Args:
+        metrics: names; None computes all that apply. pass@k is there for every k in `k`.
+        k: sizes of the samples asked about; one larger than the number of samples is skipped with the reason.
+        mode, engine, sandbox, workers, sim_timeout_s, cache: of the harness.
+        official: "v1", "v2" or "rtllm" adds the pass rate by those rules; None leaves it out.
+    """
+
+    name = "rtl"
+    primary = "pass@1"
+    known = _KNOWN
+
+    def __init__(
+        self,
+        metrics: Sequence[str] | None = None,
+        *,
+        k: Sequence[int] = (1,),
+        mode: str = "strict",
+        engine: str = "auto",
+        sandbox: str = "strict",
+        workers: int | None = None,
+        sim_timeout_s: float = 30.0,
+        cache: str | Path | None = None,
+        official: str | None = None,
+        bootstrap: int = 1000,
+        seed: int = 12345,
+    ) -> None:
+        if not k or min(k) < 1:
+            raise ConfigError(f"k is {list(k)}", where="eval.with.k", hint="give numbers of at least 1")
+        super().__init__(metrics or [n for n in _KNOWN if official or not n.startswith("official")])
+        self.k, self.mode, self.engine, self.sandbox = tuple(k), mode, engine, sandbox
+        self.workers, self.sim_timeout_s, self.cache, self.official = workers, sim_timeout_s, cache, official
+        self.bootstrap, self.seed = bootstrap, seed
+        self._made: dict[str, Any] = {}
+
+    def harness(self, mode: str | None = None) -> Any:
+        """The judge, made once for each mode."""
+        mode = mode or self.mode
+        if mode not in self._made:
+            from apps.rtl.engines import Limits
+            from apps.rtl.harness import RtlHarness
+
+            self._made[mode] = RtlHarness(
+                mode=mode, engine=self.engine, level=self.sandbox, cache=self.cache, workers=self.workers,  # type: ignore[arg-type]
+                limits=Limits(simulate_s=self.sim_timeout_s),
+            )  # fmt: skip
+        return self._made[mode]
+
+    def score(self, predictions: Sequence[str | Sequence[str]], examples: Sequence[RtlExample]) -> Report:
+        """Score samples of problems.
+
+        Raises:
+            DataError: nothing to score, or lengths that differ, naming the first index without a partner.
+        """
+        self.check(predictions, examples)
+        samples = [[p] if isinstance(p, str) else [str(t) for t in p] for p in predictions]
+        for index, texts in enumerate(samples):
+            if not texts:
+                raise DataError(f"problem {index} has no samples")
+        try:
+            verdicts = self._verdicts(samples, examples)
+        except (BackendUnavailable, SandboxError) as error:
+            return self._skipped(samples, examples, error)
+        return self._report(samples, examples, verdicts)
+
+    def _verdicts(self, samples: Sequence[Sequence[str]], examples: Sequence[RtlExample], mode: str | None = None):
+        pairs = [(example, text) for example, texts in zip(examples, samples) for text in texts]
+        found = iter(list(self.harness(mode).verify_many(pairs)))
+        return [[next(found) for _ in texts] for texts in samples]
+
+    def _report(self, samples, examples, verdicts) -> Report:
+        valid = [i for i, row in enumerate(verdicts) if row[0].letter != "I"]
+        metrics: dict[str, Metric] = {}
+        counts = [(len(verdicts[i]), sum(v.passed for v in verdicts[i])) for i in valid]
+        for k in self.k:
+            metrics[f"pass@{k}"] = self._pass_at(counts, k)
+        if "pass@1" not in metrics:
+            metrics["pass@1"] = self._pass_at(counts, 1)
+        flat = [v for i in valid for v in verdicts[i]]
+        metrics["compiles"] = _share([v.stage == "function" or v.passed for v in flat])
+        metrics["match"] = _mean([v.score for v in flat if v.samples])
+        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
+        if self.official:
+            rows = self._verdicts(samples, examples, self.official)
+            metrics["official_pass@1"] = self._pass_at([(len(r), sum(v.passed for v in r)) for r in rows], 1)
+        wanted = set(self.metrics) | {f"pass@{k}" for k in self.k}
+        invalid = [{"id": e.id, "reason": r[0].detail} for e, r in zip(examples, verdicts) if r[0].letter == "I"]
+        signature = {
+            "mode": self.mode, "isolation": self.harness().level, "tools": self.harness().versions(),
+            "letters": dict(Counter(v.letter for row in verdicts for v in row)),
+            "samples_per_problem": sorted({len(texts) for texts in samples}), "problems": len(examples),
+            "invalid_problems": invalid,
+            **({"official_rules": self.official} if self.official else {}),
+        }  # fmt: skip
+        rows = [self._row(i, e, t, v) for i, (e, t, v) in enumerate(zip(examples, samples, verdicts))]
+        return Report(
+            self.name, {n: m for n, m in metrics.items() if n in wanted}, signature, rows, invalid, self.primary
+        )
+
+    def _pass_at(self, counts: Sequence[tuple[int, int]], k: int) -> Metric:
+        if not counts:
+            return Metric(None, 0, skipped="no problem could be judged")
+        fewest = min(n for n, _ in counts)
+        if fewest < k:
+            return Metric(None, len(counts), skipped=f"needs {k} samples a problem, one has {fewest}")
+        found = mean_pass_at_k(counts, k, resamples=max(1, self.bootstrap), seed=self.seed)
+        ci = (100 * found.ci95[0], 100 * found.ci95[1]) if self.bootstrap else None
+        return Metric(100 * found.value, len(counts), ci, unit="%")
+
+    @staticmethod
+    def _row(index: int, example: RtlExample, texts: Sequence[str], verdicts: Sequence[Any]) -> dict[str, Any]:
+        best = max(range(len(texts)), key=lambda i: (verdicts[i].passed, verdicts[i].score))
+        return {
+            "id": example.id if example.id is not None else str(index), "input": example.spec,
+            "reference": example.reference, "prediction": texts[best], "score": round(verdicts[best].score, 4),
+            "passed": sum(v.passed for v in verdicts), "samples": len(texts),
+            "letters": "".join(v.letter for v in verdicts), "verdict": verdicts[best].meaning,
+            "family": example.family, "split": example.split,
+        }  # fmt: skip
+
+    def _skipped(self, samples, examples, error) -> Report:
+        reason = f"{error.what} {error.hint or ''}".strip()
+        names = {*self.metrics, *(f"pass@{k}" for k in self.k)}
+        metrics = {name: Metric(None, 0, skipped=reason) for name in sorted(names, key=lambda n: n != self.primary)}
+        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
+        rows = [{"id": e.id or str(i), "input": e.spec, "prediction": t[0]} for i, (e, t) in
+                enumerate(zip(examples, samples))]  # fmt: skip
+        return Report(self.name, metrics, {"skipped": reason}, rows, [], "empty")
+
+
+def _share(flags: Sequence[bool], higher: bool = True) -> Metric:
+    if not flags:
+        return Metric(None, 0, skipped="nothing to count", higher_is_better=higher)
+    return Metric(100.0 * sum(flags) / len(flags), len(flags), unit="%", higher_is_better=higher)
+
+
+def _mean(values: Sequence[float]) -> Metric:
+    if not values:
+        return Metric(None, 0, skipped="no testbench counted samples")
+    return Metric(100.0 * sum(values) / len(values), len(values), unit="%")

@@ -1,0 +1,1 @@
+"""Training methods of the RTL app, one file a paper."""
