@@ -18,6 +18,7 @@ from core.errors import CheckpointError, ConfigError
 from core.models.linear import features
 from core.quantization.linear import QuantizedLinear, check_version
 from core.quantization.spec import QuantSpec, parse
+from core.quantization.trained import latent_class
 
 METHOD = "graft"
 
@@ -81,7 +82,7 @@ class GraftQuantizer(HfQuantizer):
                 where="quantization_config",
                 hint="load the dense model, then core.quantization.quantize_model(model, spec, calib=batches)"
                 if not spec.trained
-                else "core.quantization.ternary or core.quantization.solvers.dkm makes such a model trainable",
+                else "core.quantization.trained.make_trainable(model, spec), then train",
             )
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -132,10 +133,12 @@ def put_empty(model: Any, name: str, spec: QuantSpec, extra: dict[str, Any]) -> 
         ) from None
     inputs, outputs = features(old)
     extra = {key: value for key, value in extra.items() if key != "spec"}
-    bias = getattr(old, "bias", None)
-    made = QuantizedLinear(
-        inputs, outputs, spec, bias is not None, extra=extra, device=old.weight.device, dtype=old.weight.dtype
-    )
+    bias = getattr(old, "bias", None) is not None
+    where = {"device": old.weight.device, "dtype": old.weight.dtype}
+    if extra.get("latent"):
+        made: Any = latent_class(spec)(inputs, outputs, bias, quant=spec, **where)
+    else:
+        made = QuantizedLinear(inputs, outputs, spec, bias, extra=extra, **where)
     model.set_submodule(name, made)
 
 
@@ -143,7 +146,7 @@ def mark(model: Any, spec: QuantSpec, skip: list[str] | None = None) -> None:
     """Tell transformers that `model` holds quantized layers, so that it saves what it needs to load again."""
     layers: dict[str, dict] = {}
     for name, module in model.named_modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, QuantizedLinear) or getattr(module, "extra", {}).get("latent"):
             layers[name] = dict(module.extra)
             if module.quant != spec.fitted(module.in_features):
                 layers[name]["spec"] = module.quant.to_dict()

@@ -18,9 +18,9 @@ from core.quantization import scales
 from core.quantization.kernels.reference import STATE, Form, decode
 from core.quantization.packing import WORD, pack, unpack
 from core.quantization.solvers.encoded import Encoded
+from core.quantization.solvers.ste import normalised
 from core.quantization.spec import QuantSpec
 
-EXTRA = ("in_scale", "perm", "nnz", "high_blocks")
 _WEIGHTS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -29,8 +29,8 @@ class QuantizedLinear(nn.Module):
 
     Args:
         quant: the spec, its group settled for these inputs.
-        extra: what the data decided: `in_scale` and `perm` (present or not), `nnz` values kept beside the matrix,
-            `high_blocks` of FMPQ. It is saved with the model, so that the layer can be rebuilt empty.
+        extra: what the data decided: `norm`, `in_scale` and `perm` (present or not), `nnz` values kept beside the
+            matrix, `high_blocks` of FMPQ. It is saved with the model, so that the layer can be rebuilt empty.
     """
 
     def __init__(
@@ -55,6 +55,9 @@ class QuantizedLinear(nn.Module):
         self.planes = nn.Parameter(planes, requires_grad=False)
         for name, (shape, kind) in _buffers(self.quant, in_features, out_features, self.extra).items():
             self.register_buffer(name, torch.empty(shape, dtype=kind, device=device))
+        for name in ("in_scale", "perm"):
+            if name not in self._buffers:
+                self.register_buffer(name, None)
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), False) if bias else None
 
     # ---- making ------------------------------------------------------------------------------------------------
@@ -69,8 +72,12 @@ class QuantizedLinear(nn.Module):
         in_scale: torch.Tensor | None = None,
         perm: torch.Tensor | None = None,
         high_blocks: int = 0,
+        norm: bool = False,
     ) -> QuantizedLinear:
-        """The layer of a solver's result. `in_scale` (K,) multiplies the input, `perm` (K,) then reorders it."""
+        """The layer of a solver's result.
+
+        `norm` divides the input by its root mean square, `in_scale` (K,) multiplies it, `perm` (K,) reorders it.
+        """
         rows, inputs = encoded.codes.shape
         extra: dict[str, Any] = {}
         sparse = None if encoded.sparse is None else encoded.sparse.float().to_sparse_csr()
@@ -82,6 +89,8 @@ class QuantizedLinear(nn.Module):
             extra["perm"] = True
         if high_blocks:
             extra["high_blocks"] = high_blocks
+        if norm:
+            extra["norm"] = True
         device = encoded.codes.device
         made = cls(
             inputs, rows, quant, bias is not None, extra=extra, device=device,
@@ -117,18 +126,14 @@ class QuantizedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         from core.quantization.kernels.registry import run
 
+        if self.extra.get("norm"):
+            x = normalised(x)
         if self.in_scale is not None:
             x = x * self.in_scale.to(x.dtype)
         if self.perm is not None:
             x = x.index_select(-1, self.perm)
         y = run(self, x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
-
-    def __getattr__(self, name: str) -> Any:
-        # a buffer that this spec does not have reads as None
-        if name in ("in_scale", "perm") and name not in self.__dict__.get("_buffers", {}):
-            return None
-        return super().__getattr__(name)
 
     @property
     def form(self) -> Form:

@@ -68,6 +68,7 @@ class Stats:
     Args:
         hessian: Σ xᵀx over tokens, fp32 (K, K). absmax, absmean: (K,). sample: rows of inputs (T, K).
         fisher: squared gradients (N, K). clip: shares of each group's range to keep, (N, G) or a pair.
+        levels: (k,) that were learned.
     """
 
     hessian: Any = None
@@ -76,7 +77,7 @@ class Stats:
     sample: Any = None
     fisher: Any = None
     clip: Any = None
-    final: Any = None
+    levels: Any = None
 
 
 def quantize_model(
@@ -107,7 +108,7 @@ def quantize_model(
     if spec.trained:
         raise ConfigError(
             f"preset '{spec.preset}' is made by training", where="quantization",
-            hint="core.quantization.ternary.make_trainable or core.quantization.solvers.dkm.make_trainable",
+            hint="core.quantization.trained.make_trainable(model, spec), then train, then pack",
         )  # fmt: skip
     targets = find_targets(model, skip)
     specs = {name: checked(module, _override(name, spec, overrides), name) for name, module in targets.items()}

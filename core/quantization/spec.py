@@ -164,6 +164,8 @@ def _setting(word: str, text: str) -> dict[str, Any]:
         return {"group": int(word[1:]), "strict_group": True}
     if word.removesuffix("-scale") in SCALES:
         return {"scale": word.removesuffix("-scale")}
+    from core.quantization.presets import PRESETS
+
     known: dict[str, dict[str, Any]] = {
         "row": {"group": ROW},
         "tensor": {"group": TENSOR},
@@ -172,6 +174,7 @@ def _setting(word: str, text: str) -> dict[str, Any]:
         "dense": {"outliers": 0.0, "sensitive": 0.0},
         "a8": {"act": "int8"},
         "a16": {"act": "none"},
+        "bitmod": {"grid": "bitmod", "symmetric": True, "solver": PRESETS["bitmod"].solver},
         "kv8": {"kv": 8},
         "kv4": {"kv": 4},
     }

@@ -1,8 +1,8 @@
 """Which kernel multiplies: chosen from device, number of rows and spec, and from nothing else.
 
-A kernel is a module with `refuses(layer)` (the reason why it cannot run, or None), `arrange(layer)` (its own layout of
-the codes), `restore(layer)` (the planes again), `most_rows` (where it stops paying) and `multiply(layer, x)`. Asking for
-one that cannot run raises; "auto" takes the first that can.
+A kernel is a module with `refuses(layer)` (the reason why it cannot run, or None), `arrange(layer)` (its own layout
+of the codes), `restore(layer)` (the planes again), `most_rows` (where it stops paying) and `multiply(layer, x)`. Asking
+for one that cannot run raises; "auto" takes the first that can.
 """
 
 from __future__ import annotations

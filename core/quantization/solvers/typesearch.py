@@ -1,7 +1,7 @@
 """BitMoD: each group takes the best of four codebooks (Chen et al. 2024).
 
-A codebook is a small float grid whose spare code adds resolution or range on one side. The choice is exact: all four are
-tried and the one with the least squared error is kept, with the scale that its largest level asks for.
+A codebook is a small float grid whose spare code adds resolution or range on one side. The choice is exact: all four
+are tried and the one with the least squared error is kept, with the scale that its largest level asks for.
 """
 
 from __future__ import annotations
