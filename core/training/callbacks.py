@@ -7,6 +7,7 @@ checkpoint is chosen by it. All of it writes to the run folder and none of it ch
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -19,15 +20,26 @@ from transformers import TrainerCallback
 from core.config.files import write_text
 from core.config.run_folder import RunFolder
 from core.distributed.launch import agreed, barrier, is_main
+from core.training import trackers
 
 
 def say(run: RunFolder, text: str) -> None:
-    """Print on the main process, and keep it in the run's log."""
+    """Print on the main process, and keep it in the run's log. A terminal that was closed stalls nothing."""
     if not is_main():
         return
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except OSError:
+        silence()
     with open(run.path / "log.txt", "a", encoding="utf-8") as handle:
         handle.write(text + "\n")
+
+
+def silence() -> None:
+    """Go on without a terminal: what is printed from now on goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
 
 
 def forget_later(run: RunFolder, stage: str, step: int) -> None:
@@ -45,6 +57,9 @@ def peak_gib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+TRAINERS_OWN = ("loss", "grad_norm", "learning_rate", "epoch")
 
 
 class LiveLine(TrainerCallback):
@@ -71,6 +86,7 @@ class LiveLine(TrainerCallback):
             "loss": logs["loss"], "grad_norm": logs.get("grad_norm"), "lr": logs.get("learning_rate"),
             "tokens_per_s": round(speed), "peak_gib": round(peak_gib(), 2), "time": time.time(),
         }  # fmt: skip
+        row |= {name: value for name, value in logs.items() if name not in TRAINERS_OWN}
         self.run.log_metric(row)
         if now - self.printed >= self.every_s or state.global_step >= state.max_steps:
             self.printed = now
@@ -108,6 +124,7 @@ class TaskMetric(TrainerCallback):
             values = self.measure()
             row = {"stage": self.stage, "step": state.global_step, "eval": values, "time": time.time()}
             self.run.log_metric(row)
+            trackers.report(self.trainer, values)
             shown = "  ".join(f"{k} {v:.3f}" for k, v in values.items() if v is not None)
             say(
                 self.run,
@@ -127,6 +144,7 @@ class StopAndSave(TrainerCallback):
 
     Processes get their signals at different moments, so they agree after every step: all stop at the same one. A
     launcher may pass on the signal that the terminal has sent already, so one that follows within a second is the same.
+    A closed terminal (SIGHUP) is no reason to stop.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -134,9 +152,10 @@ class StopAndSave(TrainerCallback):
         self._before: dict[int, Any] = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        asked = {signal.SIGINT: self._ask, signal.SIGTERM: self._ask, signal.SIGHUP: lambda number, frame: silence()}
+        for number, handler in asked.items():
             try:
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, handler)
             except ValueError:
                 return
 

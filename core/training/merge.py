@@ -1,4 +1,4 @@
-"""Fold a run's adapters into its base, in one of three declared ways, each with its measured drift.
+"""Fold a run's adapters or branches into its base, in one of three declared ways, each with its measured drift.
 
 `separate` folds nothing: base and adapter go on side by side, which is exact. `dense` adds the adapter's product to
 the weights it was trained on (for a quantized base these are the dequantized ones, not the originals) and writes 16 or
@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from core.config.files import write_json
+from core.config.files import read_json, write_json
 from core.errors import ConfigError, MergeError
 from core.models.load import DTYPES
 
@@ -52,7 +52,8 @@ def merge(
         raise ConfigError(f"unknown mode '{mode}'", where="--mode", hint=f"known: {', '.join(MODES)}")
     folder = Path(resolve_path(str(source)))
     has_adapter = (folder / "adapter_config.json").is_file()
-    if not has_adapter and (dtype == "auto" or mode == "separate"):
+    branches = not has_adapter and has_branches(folder)
+    if not has_adapter and not branches and (dtype == "auto" or mode == "separate"):
         raise MergeError(
             "nothing to merge: the model has no adapter",
             where=str(folder),
@@ -72,7 +73,7 @@ def merge(
         _replace(Path(out), lambda place: shutil.copytree(folder, place))
         write_json(Path(out) / "merge.json", {"mode": mode, "quantization": quantization, "drift": drift})
     else:
-        merged = _merged(model, dense, str(folder)) if has_adapter else model
+        merged = _merged(model, dense, str(folder)) if has_adapter else _folded(model) if branches else model
         in_fp32 = logits_of(merged, probe)
         target, stored = _stored(merged, folder, dtype, mode, quantization)
         drift = _drift(before, in_fp32, logits_of(stored, probe))
@@ -121,6 +122,19 @@ def _dense(model: Any) -> Any:
     from core.inference.save import dense_base
 
     return dense_base(model).float() if hasattr(model.get_base_model(), "graft_quantization") else None
+
+
+def has_branches(folder: Path) -> bool:
+    """Whether the model in `folder` has learning branches beside or behind its blocks (Control LLM)."""
+    graft = read_json(folder / "config.json").get("graft") or {}
+    return any(op["kind"] in ("sidecar", "insert_block") for op in graft.get("ops", ()))
+
+
+def _folded(model: Any) -> Any:
+    """The plain model with the mean of both branches in each block: near to the model that was trained, not equal."""
+    from core.control.expand import merge_back
+
+    return merge_back(model).eval()
 
 
 def _merged(model: Any, dense: Any, folder: str) -> Any:
@@ -187,7 +201,9 @@ def _stored_dtype(folder: Path) -> Any:
 
     from core.inference.load import base_of
     from core.models.load import resolve_path
+    from core.models.surgery import register
 
+    register()
     place = base_of(str(folder)) if (folder / "adapter_config.json").is_file() else str(folder)
     stored = copy.copy(AutoConfig.from_pretrained(resolve_path(place))).dtype
     return torch.float32 if stored is None else stored

@@ -12,12 +12,16 @@ EXAMPLES = """  graft ls
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", default="recipes", choices=["recipes", "apps", "methods", "readers", "presets"]
+        "what",
+        nargs="?",
+        default="recipes",
+        choices=["recipes", "apps", "methods", "readers", "presets", "adapters", "edits"],
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.config.registry import METHODS, app_names, get_app
+    from core.config.registry import ADAPTERS, EDITS, METHODS, app_names, get_app
+    from core.config.schema import AdapterConfig
 
     if options.what == "recipes":
         rows = [(name, summary(path)) for name, path in shipped().items()]
@@ -25,6 +29,9 @@ def run(options: argparse.Namespace) -> int:
         from core.models.presets import PRESETS
 
         rows = [(name, "") for name in PRESETS]
+    elif options.what in ("adapters", "edits"):
+        parts = ADAPTERS if options.what == "adapters" else EDITS
+        rows = [(name, _first_line(AdapterConfig if name == "lora" else parts.get(name).options_cls)) for name in parts]
     else:
         apps = [get_app(name) for name in app_names()]
         if options.what == "apps":
