@@ -26,7 +26,8 @@ class Collator:
         multiple: sequence lengths are rounded up to this (not beyond `max_length`), for the fast paths of GPU kernels.
 
     Returns:
-        padded: input_ids, labels, attention_mask, each (B, T); packed: input_ids, labels, position_ids, each (B, T).
+        padded: input_ids, labels, attention_mask, each (B, T), without the mask when every row is `max_length` long;
+        packed: input_ids, labels, position_ids, each (B, T).
         The first label of every row is `IGNORE`: nothing of the same row predicts it, and what counts labels then
         counts the terms of the loss.
     """
@@ -52,7 +53,9 @@ class Collator:
                 third.append([p for row in rows for p in range(len(row.input_ids))] + list(range(fill)))
             else:
                 third.append([1] * filled + [0] * fill)
-        batch = {"input_ids": ids, "labels": labels, "position_ids" if packing else "attention_mask": third}
+        batch = {"input_ids": ids, "labels": labels}
+        if packing or min(lengths) < length or length != self.max_length:
+            batch["position_ids" if packing else "attention_mask"] = third
         return {name: torch.tensor(rows, dtype=torch.long) for name, rows in batch.items()}
 
     def _length(self, longest: int) -> int:

@@ -16,7 +16,7 @@ from core.config.schema import Recipe
 from core.data.collate import Collator
 from core.distributed.launch import agreed, is_main, sum_over_ranks, world_size
 from core.errors import CheckpointError
-from core.training import checkpoint
+from core.training import checkpoint, trackers
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
 from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, peak_gib, say
 from core.training.evaluate import make_evaluator, score_within
@@ -146,13 +146,16 @@ class StageRunner:
             args=training_arguments(recipe, sizes, folder, self.device),
             train_dataset=prepared.for_training(sizes["micro"]),
             eval_dataset=prepared.eval_dataset,
-            data_collator=CountingCollator(Collator(self.tokenizer.pad_token_id or 0)),
+            data_collator=CountingCollator(
+                Collator(self.tokenizer.pad_token_id or 0, max_length=recipe.data.max_length)
+            ),
             callbacks=callbacks,
             train_config=recipe.train,
             backend=recipe.backend,
             keep=recipe.checkpoint.keep,
             mode=recipe.checkpoint.mode,
         )
+        trainer.args.run_name = trackers.set_up(recipe.trackers, self.run, stage.name)
         trainer.notes["tokens_seen"] = lambda: tokens_seen(trainer)
         from transformers.trainer_callback import PrinterCallback
 

@@ -21,6 +21,7 @@ from core.models.attention import without_planning
 from core.objectives.losses import CrossEntropy, places_of, token_loss
 from core.training.saving import Saving
 from core.training.schedule import schedule
+from core.training.speed import made_fast
 
 
 class CountingCollator:
@@ -95,6 +96,11 @@ class SupervisedTrainer(Saving, Trainer):
     @useful_tokens.setter
     def useful_tokens(self, count: int) -> None:
         self._useful = count
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, with the switches of `backend:` on; the model is plain again afterwards."""
+        with made_fast(self.model, self.backend, self.args.device):
+            return super().train(*args, **kwargs)
 
     # ---- loss --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,74 @@
+"""The switches of `backend:` laid on a model for the time of a training, and taken off again.
+
+Fused layers, fused LoRA, compiled blocks and recomputed activations change time and memory and nothing that is learnt;
+a model that leaves the trainer is the plain one it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from core.config.schema import BackendConfig
+
+
+@contextmanager
+def made_fast(model: Any, backend: BackendConfig, device: Any) -> Iterator[Any]:
+    """`model` with the switches of `backend` that are on, for the time of the context."""
+    fused = fuse(model, backend, device)
+    if backend.activation_checkpoint == "selective":
+        checkpoint_every_second(model)
+    compiled = compile_blocks(model) if backend.compile == "blocks" else []
+    try:
+        yield model
+    finally:
+        for block in compiled:
+            block._compiled_call_impl = None
+        if backend.activation_checkpoint == "selective":
+            model.gradient_checkpointing_disable()
+        if fused:
+            from core.models.fused.layer import unfuse_layers
+
+            unfuse_layers(model)
+
+
+def fuse(model: Any, backend: BackendConfig, device: Any) -> int:
+    """Layers on fused kernels, their LoRA written out: by default on a GPU. Returns the number of fused layers."""
+    from core.models.fused.backend import has_triton
+
+    gpu = device.type == "cuda" and has_triton() and backend.compile == "none"
+    if not (backend.kernels == "fused" or (backend.kernels == "auto" and gpu)):
+        return 0
+    from core.models.fused.layer import Arithmetic, fuse_layers
+
+    if backend.lora == "plain":
+        return fuse_layers(model)
+    from core.adapters.lora_fused import gated_project, project
+
+    return fuse_layers(model, Arithmetic(project, gated_project))
+
+
+def blocks_of(model: Any) -> list[Any]:
+    """The transformer blocks of a model, adapters or not."""
+    from core.models.topology import ModelTopology
+
+    return list(ModelTopology.of(model).stack)
+
+
+def checkpoint_every_second(model: Any) -> None:
+    """Recompute the activations of every second block: half the memory for half the time of recomputing all."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for block in blocks_of(model)[1::2]:
+        block.gradient_checkpointing = False
+
+
+def compile_blocks(model: Any) -> list[Any]:
+    """Compile each block by itself: equal blocks share one compilation, so warm-up does not grow with depth."""
+    import torch
+
+    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+    blocks = blocks_of(model)
+    for block in blocks:
+        block.compile(dynamic=None)
+    return blocks
