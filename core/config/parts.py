@@ -44,7 +44,11 @@ def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
         raise BackendUnavailable(
             f"quantization '{model.quantization}' needs {quantizer.package}", where=where, hint=quantizer.missing
         )
-    if not any(spec.path is None for spec in model.adapters):
+    try:
+        spec = quantizer.parsed(model.quantization)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=where, hint=error.hint) from None
+    if not (spec and spec.trained) and not any(spec.path is None for spec in model.adapters):
         raise ConfigError(
             "quantized weights are frozen, and no adapter trains",
             where=where,

@@ -175,18 +175,24 @@ class Quantizer:
     A recipe writes the format's name and, after colons, its settings ("awq:int4:g128"); both functions get the whole.
 
     Args:
-        apply: `(model, spec, device) -> model`, on a model in memory.
+        apply: `(model, spec, device, BuildContext | None) -> model`, on a model in memory.
         loading: `(spec, compute dtype) -> arguments of from_pretrained` for formats that quantize while reading.
         package: what must be importable. extra: the extra of graft that brings it.
+        parse: `spec -> QuantSpec` of our own formats, without torch.
     """
 
     apply: str
     loading: str = ""
     package: str = ""
     extra: str = ""
+    parse: str = ""
 
-    def applied(self, model: Any, spec: str, device: str) -> Any:
-        return _resolve(self.apply)(model, spec, device)
+    def applied(self, model: Any, spec: str, device: str, context: BuildContext | None) -> Any:
+        return _resolve(self.apply)(model, spec, device, context)
+
+    def parsed(self, spec: str) -> Any:
+        """The typed spec of one of our formats, None for another library's. Raises `ConfigError`."""
+        return _resolve(self.parse)(spec.removeprefix("graft:")) if self.parse else None
 
     def loading_options(self, spec: str, dtype: Any) -> dict[str, Any]:
         return _resolve(self.loading)(spec, dtype)
@@ -207,6 +213,21 @@ for _format in ("nf4", "int8"):
             "core.quantization.bitsandbytes:apply", "core.quantization.bitsandbytes:loading", "bitsandbytes", "quant"
         )
     )
+# The rows of core.quantization.presets; "graft:nf4" asks for ours where another library serves the plain name.
+for _format in (
+    "rtn", "llm_int8", "awq", "smoothquant_plus", "squeezellm", "gptq", "qoq", "comet", "abq", "bipolar", "bitmod",
+    "edkm", "trilm", "bitlinear", "graft",
+):  # fmt: skip
+    QUANTIZERS.register(_format)(Quantizer("core.quantization.load:apply_preset", parse="core.quantization.spec:parse"))
+
+
+# Experiment trackers by the names of transformers' integrations: the packages of which one must be importable.
+TRACKERS = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
+}
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ _ADAPTER_PARTS = (".modules_to_save.", ".token_adapter.")
 def base_weights(model: Any) -> dict[str, Any]:
     """The base's own tensors by their names without the adapter: peft wraps layers and keeps the originals inside.
 
-    Weights held in a number format of bitsandbytes come back dense, as the layers multiply with them.
+    Quantized weights come back dense, as the layers multiply with them.
     """
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING as PREFIXES
 
-    from core.quantization.bitsandbytes import dense_state, is_quantized_linear
+    from core.quantization.dense import dense_state, is_quantized_linear
 
     own = [PREFIXES[config.peft_type] for config in model.peft_config.values() if config.peft_type in PREFIXES]
     base = model.get_base_model()
@@ -31,12 +31,23 @@ def base_weights(model: Any) -> dict[str, Any]:
 
 
 def save_base(model: Any, folder: str | Path) -> None:
-    """Config and weights of the base of a peft model; a quantized one as the dense weights that it stands for."""
+    """Config and weights of the base of a peft model; in a format of bitsandbytes, the dense weights it stands for."""
     base = model.get_base_model()
+    if getattr(base, "quantization_method", None) == "graft":
+        state = {name.replace(".base_layer.", "."): value for name, value in base.state_dict().items()}
+        own = set(base_weights(model))
+        packed = {name: value for name, value in state.items() if name in own or _is_packed(name, state)}
+        base.save_pretrained(folder, state_dict=packed)
+        return
     if getattr(base, "quantization_method", None) is None:
         base.save_pretrained(folder, state_dict=base_weights(model))
     else:
         dense_base(model).save_pretrained(folder)
+
+
+def _is_packed(name: str, state: dict[str, Any]) -> bool:
+    """Whether a tensor belongs to a layer that holds codes."""
+    return f"{name.rpartition('.')[0]}.planes" in state
 
 
 def dense_base(model: Any) -> Any:
@@ -65,7 +76,8 @@ def save_model(model: Any, folder: str | Path) -> None:
     if adapter.base_model_name_or_path == "base":
         save_base(model, Path(folder) / "base")
     quantization = getattr(model.get_base_model(), "graft_quantization", "none")
-    if quantization != "none":
+    as_codes = getattr(model.get_base_model(), "quantization_method", "") == "graft"
+    if quantization != "none" and not (as_codes and adapter.base_model_name_or_path == "base"):
         write_json(Path(folder) / BASE_NOTE, {"quantization": quantization})
     # Asked to decide for itself, peft would look for the base's name on the hub.
     model.save_pretrained(folder, save_embedding_layers=False)

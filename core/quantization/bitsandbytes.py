@@ -86,7 +86,7 @@ def is_quantized_linear(module: Any) -> bool:
     return kind.__module__.startswith("bitsandbytes") and kind.__name__ in ("Linear4bit", "Linear8bitLt")
 
 
-def apply(model: Any, spec: str, device: str) -> Any:
+def apply(model: Any, spec: str, device: str, context: Any = None) -> Any:
     """A new model of the same class whose linear maps, but for the head, hold the weights of `model` in `spec`."""
     from core.models.rope import keep_exact
     from core.quantization.load import compute_dtype

@@ -7,12 +7,17 @@ calls the same function as training, so an adapter is served on the weights that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from core.config.registry import QUANTIZERS
+from core.config.files import read_json
+from core.config.registry import QUANTIZERS, BuildContext
 from core.config.schema import ModelConfig
-from core.models.load import DTYPES, load_model
+from core.errors import ConfigError, UnsupportedError
+from core.models.load import DTYPES, load_model, resolve_path
+
+CALIBRATION_LENGTH, CALIBRATION_ROWS = 512, 128
 
 
 def load_base(
@@ -23,13 +28,25 @@ def load_base(
     dtype: str | None = None,
     seed: int = 0,
     edit: Callable[[Any], Any] | None = None,
+    texts: Sequence[str] = (),
 ) -> Any:
     """The base of `config` on `device`, edited by `edit`, then quantized as `config.quantization` says.
+
+    Args:
+        texts: for presets that calibrate. A folder of codes that graft wrote is opened as it is.
 
     Raises:
         ConfigError: an unknown format. BackendUnavailable: its library is not installed. Otherwise as `load_model`.
     """
     spec = config.quantization
+    if _holds_codes(config):
+        import core.quantization.hf  # noqa: F401
+
+        if spec != "none":
+            raise UnsupportedError(
+                f"the base holds codes already, and '{spec}' would quantize them again",
+                where="model.quantization", hint="set model.quantization: none, or start from the dense base",
+            )  # fmt: skip
     if spec == "none":
         model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed)
         return model if edit is None else edit(model)
@@ -39,9 +56,53 @@ def load_base(
         model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed, extra=extra)
     else:
         model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed)
-        model = quantizer.applied(model if edit is None else edit(model), spec, device)
+        context = BuildContext(seed, tokenizer, texts)
+        model = quantizer.applied(model if edit is None else edit(model), spec, device, context)
     model.graft_quantization = spec
     return model
+
+
+def apply_preset(model: Any, spec: str, device: str, context: BuildContext | None = None) -> Any:
+    """A model in memory with its weights in one of our presets; calibrated on the context's texts where it asks for it.
+
+    A preset that is made by training brings the model into the form that trains.
+
+    Raises:
+        ConfigError: texts are needed and there are none.
+    """
+    from core.quantization.quantize import quantize_model
+    from core.quantization.spec import parse
+    from core.quantization.trained import make_trainable
+    from core.statistics.calibration import token_batches
+
+    wanted = parse(spec.removeprefix("graft:"))
+    model = model.to(device)
+    if wanted.trained:
+        return make_trainable(model, wanted)
+    calib = None
+    if wanted.needs_calibration:
+        if context is None or not context.texts or context.tokenizer is None:
+            raise ConfigError(
+                f"preset '{wanted.preset}' needs calibration text", where="model.quantization",
+                hint="graft compress makes a folder of codes once; give that folder as model.path",
+            )  # fmt: skip
+        calib = token_batches(context.tokenizer, context.texts, CALIBRATION_LENGTH, CALIBRATION_ROWS)
+    quantize_model(model, wanted, calib)
+    return model
+
+
+def carries_base(spec: str) -> bool:
+    """Whether a run in this format keeps its own base: codes that depend on data cannot be made again from the path."""
+    parsed = None if spec == "none" else QUANTIZERS.get(spec.partition(":")[0]).parsed(spec)
+    return parsed is not None and parsed.needs_calibration
+
+
+def _holds_codes(config: ModelConfig) -> bool:
+    """Whether `config.path` is a folder whose config says that graft quantized it."""
+    if not config.path:
+        return False
+    place = Path(resolve_path(config.path)) / "config.json"
+    return place.is_file() and (read_json(place).get("quantization_config") or {}).get("quant_method") == "graft"
 
 
 def compute_dtype(device: str) -> Any:
@@ -54,4 +115,4 @@ def compute_dtype(device: str) -> Any:
 def requantize(model: Any, spec: str, device: str = "cpu") -> Any:
     """A model in memory, held in the format `spec` from now on. Returns the new model; the old one may be gone."""
     quantizer = QUANTIZERS.get(spec.partition(":")[0])
-    return quantizer.applied(model, spec, device)
+    return quantizer.applied(model, spec, device, None)

@@ -14,12 +14,12 @@ def build_base(config: ModelConfig, tokenizer: Any, *, device: str, seed: int = 
     """The model that training starts from: the base as loaded, with `config.edits` applied in order.
 
     Args:
-        texts: training text, for edits that calibrate.
+        texts: training text, for edits and number formats that calibrate.
     """
     from core.quantization.load import load_base
 
     edit = (lambda model: apply_edits(model, config.edits, seed, tokenizer, texts)) if config.edits else None
-    return load_base(config, tokenizer, device=device, seed=seed, edit=edit)
+    return load_base(config, tokenizer, device=device, seed=seed, edit=edit, texts=texts)
 
 
 def apply_edits(model: Any, edits: list[dict], seed: int = 0, tokenizer: Any = None, texts: Any = ()) -> Any:

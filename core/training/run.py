@@ -51,6 +51,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
 
     from core.inference.load import pick_device
     from core.models.load import load_tokenizer
+    from core.quantization.load import carries_base
     from core.training.build import build_base
     from core.training.fitting import refuse_what_cannot_fit
     from core.training.stages import StageRunner
@@ -69,9 +70,10 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     data = [_read(app, stage.recipe, run) for stage in stages]
     eval_examples = data[-1][1][: recipe.eval.limit]
     tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
-    texts = _texts(app, data) if recipe.model.edits else []
+    calibrates = carries_base(recipe.model.quantization)
+    texts = _texts(app, data) if recipe.model.edits or calibrates else []
     model = build_base(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
-    base = None if recipe.model.edits else recipe.model.path
+    base = None if recipe.model.edits or calibrates else recipe.model.path
     runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
     before = None
     if eval_examples and is_main():

@@ -1,8 +1,8 @@
 """GPTQ: round column by column and let the columns to come make up for the error (Frantar et al. 2022).
 
-With H = Σ x xᵀ the error of column j is spread over later columns along row j of the Cholesky factor of H⁻¹. Columns
-are taken in blocks, so that most of the update is one matrix product. Ranges of a group are taken when its first column is
-reached, from the weights as they have become.
+With H = Σ x xᵀ the error of column j is spread over later columns along row j of the Cholesky factor of H⁻¹.
+Columns are taken in blocks, so that most of the update is one matrix product. Ranges of a group are taken when its
+first column is reached, from the weights as they have become.
 """
 
 from __future__ import annotations
