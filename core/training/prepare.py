@@ -18,6 +18,7 @@ from core.data import dataset as datasets
 from core.data.dataset import EncodedDataset, EvenShares, IterableEncodedDataset, block_dataset
 from core.data.encode import EncodeStats, encode, encode_rows
 from core.distributed.launch import rank, world_size
+from core.errors import ConfigError
 from core.training.stage import Stage, StageContext
 
 CPU_TOKENS, GPU_TOKENS, LOGIT_BYTES = 4096, 32768, 4e9
@@ -59,6 +60,8 @@ def prepare_data(app: App, stage: ResolvedStage, tokenizer: Any, examples: Any, 
     context = StageContext(stage.recipe, stage.options, tokenizer, examples, held_out, app, run)
     made = METHODS.get(stage.method).build(context)
     eval_rows = list(made.eval_rows)[: stage.recipe.eval.limit]
+    if made.encoder is not None:
+        return _by_own_encoder(made, eval_rows, tokenizer, data)
     if data.streaming:
         return _stream(made, stage, tokenizer, context, _held_out(made, eval_rows, tokenizer, data))
     held = _held_out(made, eval_rows, tokenizer, data)
@@ -67,6 +70,16 @@ def prepare_data(app: App, stage: ResolvedStage, tokenizer: Any, examples: Any, 
         return Prepared(made, dataset, held, stats)
     rows, stats = encode_rows(made.rows, tokenizer, mode=made.mode, max_length=data.max_length)
     return Prepared(made, EncodedDataset(rows, data.max_length if data.packing else None), held, stats)
+
+
+def _by_own_encoder(made: Stage, eval_rows: list, tokenizer: Any, data: DataConfig) -> Prepared:
+    assert made.encoder is not None
+    if data.streaming:
+        raise ConfigError("this method's rows are not read as a stream", where="data.streaming", hint="set it to false")
+    options = {"mode": made.mode, "max_length": data.max_length}
+    dataset, stats = made.encoder(made.rows, tokenizer, **options)
+    held = made.encoder(eval_rows, tokenizer, **options)[0] if eval_rows else None
+    return Prepared(made, dataset, held, stats)
 
 
 def _held_out(made: Stage, rows: list, tokenizer: Any, data: DataConfig) -> EncodedDataset | None:

@@ -6,13 +6,13 @@ evaluation are the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.config.registry import App
 from core.config.schema import Recipe
-from core.data.segments import Segment
+from core.data.encode import EncodeStats
 
 
 @dataclass
@@ -33,15 +33,18 @@ class Stage:
     """Rows to train on.
 
     Args:
-        rows, eval_rows: one list of segments a row.
+        rows, eval_rows: one list of segments a row, or what `encoder` takes.
         layout: "rows" keeps rows whole (and packs them); "blocks" joins them into a stream that is cut into blocks.
         mode: how segments become ids, as in `core.data.encode`.
-        trainer: another Trainer class. callbacks: added to the trainer's.
+        encoder: (rows, tokenizer, mode=, max_length=) -> (dataset, EncodeStats), for rows that are no segments.
+        trainer: another Trainer class. trainer_options: more arguments of it. callbacks: added to the trainer's.
     """
 
-    rows: Sequence[list[Segment]] | Iterable[list[Segment]]
-    eval_rows: Sequence[list[Segment]] | Iterable[list[Segment]] = ()
+    rows: Sequence[Any] | Iterable[Any]
+    eval_rows: Sequence[Any] | Iterable[Any] = ()
     layout: Literal["rows", "blocks"] = "rows"
     mode: Literal["offsets", "pieces"] = "offsets"
+    encoder: Callable[..., tuple[Any, EncodeStats]] | None = None
     trainer: type | None = None
+    trainer_options: dict[str, Any] = field(default_factory=dict)
     callbacks: list[Any] = field(default_factory=list)

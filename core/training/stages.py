@@ -141,6 +141,7 @@ class StageRunner:
         if interval and (self.eval_examples or prepared.eval_dataset is not None):
             measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, False, interval)
             callbacks.insert(0, measured)
+        name = trackers.set_up(recipe.trackers, self.run, stage.name)
         trainer = trainer_cls(
             model=model,
             args=training_arguments(recipe, sizes, folder, self.device),
@@ -154,8 +155,9 @@ class StageRunner:
             backend=recipe.backend,
             keep=recipe.checkpoint.keep,
             mode=recipe.checkpoint.mode,
+            **prepared.stage.trainer_options,
         )
-        trainer.args.run_name = trackers.set_up(recipe.trackers, self.run, stage.name)
+        trainer.args.run_name = name
         trainer.notes["tokens_seen"] = lambda: tokens_seen(trainer)
         from transformers.trainer_callback import PrinterCallback
 
@@ -168,12 +170,11 @@ class StageRunner:
 
     def _measure(self, stage: ResolvedStage, trainer: Any, prepared: Prepared, metric: TaskMetric) -> dict[str, Any]:
         from core.training.run import _pipeline_config
-        from core.training.trainer import mean_loss
 
         values: dict[str, Any] = {}
         model = trainer.accelerator.unwrap_model(trainer.model)
         if prepared.eval_dataset is not None:
-            values["loss"] = mean_loss(model, prepared.eval_dataset, trainer.data_collator, trainer.args)[0]
+            values.update(trainer.held_out(prepared.eval_dataset))
         if stage.recipe.eval.select != "loss" and self.eval_examples:
             pipeline = self.app.pipeline_cls.from_model(model, self.tokenizer, **_pipeline_config(self.app, stage))
             report = score_within(

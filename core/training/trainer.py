@@ -131,6 +131,11 @@ class SupervisedTrainer(Saving, Trainer):
         self.log(metrics)
         return metrics
 
+    def held_out(self, dataset: Any) -> dict[str, float]:
+        """Figures of held-out rows, for the choice of the best checkpoint."""
+        model = self.accelerator.unwrap_model(self.model)
+        return {"loss": mean_loss(model, dataset, self.data_collator, self.args)[0]}
+
     # ---- data order and optimisation ---------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset=None):
