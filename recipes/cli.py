@@ -23,7 +23,7 @@ VERBS = {
     "export": "a run's adapter as other runtimes read it",
     "demo": "open an app's demo",
     "report": "write a run's one-page report",
-    "runs": "list the runs here",
+    "runs": "list, follow, stop or resume the runs here",
     "doctor": "versions, devices and tools of this machine",
 }
 

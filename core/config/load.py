@@ -7,6 +7,7 @@ bounds, the app, each stage's method and the options it declares, and the argume
 from __future__ import annotations
 
 import copy
+import importlib.util
 import inspect
 import os
 import re
@@ -18,10 +19,10 @@ from typing import Any
 import yaml
 
 from core.config.parts import check_parts
-from core.config.registry import METHODS, App, get_app
+from core.config.registry import METHODS, TRACKERS, App, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
-from core.errors import ConfigError, UnsupportedError, nearest
+from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -252,10 +253,11 @@ def _check(recipe: Recipe, places: Places) -> None:
         )
     if len(recipe.train.betas) != 2 or not all(0 <= b < 1 for b in recipe.train.betas):
         raise ConfigError("betas are two numbers in [0, 1)", where=places.of(("train", "betas")))
-    _refuse_inert(recipe, places, ())
+    _refuse_inert(recipe, places, (), _acted_on(recipe))
+    check_trackers(recipe.trackers, places)
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
-        _refuse_inert(stage.recipe, places, prefix)
+        _refuse_inert(stage.recipe, places, prefix, _acted_on(recipe))
         own = (*prefix, "model")
         packing = stage.recipe.data.packing
         check_parts(stage.recipe.model, places, own if own in places.lines else ("model",), packing)
@@ -281,9 +283,11 @@ def _check(recipe: Recipe, places: Places) -> None:
 INERT = ("data.process", "verify", "inference", "backend.compile", "backend.offload")
 
 
-def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:
+def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[str]) -> None:
     """Keys that nothing acts on yet keep their default: ignoring a wish would be worse than refusing it."""
     for dotted in INERT:
+        if dotted in acted_on:
+            continue
         path = tuple(dotted.split("."))
         given, default = recipe.to_dict(), Recipe().to_dict()
         for part in path:
@@ -291,6 +295,30 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple) -> None:
         if given != default:
             where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
             raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
+
+
+def _acted_on(recipe: Recipe) -> set[str]:
+    """Blocks that a method of this recipe reads, by the `acts_on` of its options."""
+    names = [stage.method for stage in recipe.stages] or [recipe.method or ""]
+    return {block for name in names if name in METHODS for block in getattr(METHODS.get(name).config, "acts_on", ())}
+
+
+def check_trackers(names: list[str], places: Places) -> None:
+    """Every tracker is known and its package is here."""
+    for number, name in enumerate(names):
+        where = places.of(("trackers", number))
+        if name not in TRACKERS:
+            hint = " ".join(filter(None, [nearest(name, TRACKERS), f"known: {', '.join(TRACKERS)}"]))
+            raise ConfigError(f"unknown tracker '{name}'", where=where, hint=hint)
+        if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
+            packages = " or ".join(TRACKERS[name])
+            raise BackendUnavailable(
+                f"the tracker '{name}' is not installed",
+                where=where,
+                hint=f"pip install {TRACKERS[name][-1]}"
+                if len(TRACKERS[name]) == 1
+                else f"install {packages}, e.g. pip install 'graft[trackers]'",
+            )
 
 
 def check_source(app: App, source: SourceConfig, places: Places, path: tuple) -> None:

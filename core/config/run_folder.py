@@ -48,6 +48,35 @@ def versions() -> dict[str, str]:
     return found
 
 
+def process() -> dict[str, Any]:
+    """Which process this is, so that another can tell whether it still lives."""
+    return {"pid": os.getpid(), "pid_since": _since(os.getpid()), "host": platform.node()}
+
+
+def is_alive(pid: int | None, since: str | None = None) -> bool:
+    """Whether the process lives, and is not another that got the same number."""
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    now = _since(pid)
+    return now != "dead" and (since is None or now is None or since == now)
+
+
+def _since(pid: int) -> str | None:
+    """When a process began, in the kernel's ticks; "dead" for one that only waits to be collected."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as handle:
+            fields = handle.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "dead" if fields[0] in ("Z", "X") else fields[19]
+
+
 class RunFolder:
     """A run on disk.
 
@@ -82,7 +111,7 @@ class RunFolder:
                 "recipe": name,
                 "seed": recipe.seed,
                 "status": "created",
-                "pid": os.getpid(),
+                **process(),
                 "command": command or sys.argv,
                 "created": time.time(),
                 "versions": versions(),
@@ -130,11 +159,26 @@ class RunFolder:
         return read_json(self.path / "run.json")
 
     def set_status(self, status: str, **extra: Any) -> None:
-        """Update run.json: status is created, running, stopped, failed or done."""
+        """Update run.json: status is created, starting, running, stopped, failed or done."""
         write_json(
             self.path / "run.json",
-            {**self.info(), "status": status, "pid": os.getpid(), "updated": time.time(), **extra},
+            {**self.info(), "status": status, **process(), "updated": time.time(), **extra},
         )
+
+    def mark_starting(self, pid: int) -> None:
+        """Note that another process is about to run this, unless it has said so itself by now."""
+        info = self.info()
+        if info.get("status") != "running" or not is_alive(info.get("pid"), info.get("pid_since")):
+            started = {"pid": pid, "pid_since": _since(pid), "host": platform.node(), "updated": time.time()}
+            write_json(self.path / "run.json", {**info, "status": "starting", **started})
+
+    def standing(self) -> str:
+        """The status; "killed" for a run that says it is running while its process on this machine is gone."""
+        info = self.info()
+        status = info.get("status", "unknown")
+        if status in ("running", "starting") and info.get("host", platform.node()) == platform.node():
+            return status if is_alive(info.get("pid"), info.get("pid_since")) else "killed"
+        return status
 
     def log_metric(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl; visible to readers at once."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def _waiting_room() -> Any:
 def relaunch(arguments: Sequence[str], gpus: int) -> int:
     """Run `graft <arguments>` with one process a GPU. Returns the exit status; one failing process ends all.
 
+    The processes have a session of their own, so that a closed terminal does not end them; Ctrl-C is passed on.
+
     Raises:
         BackendUnavailable: fewer GPUs than asked for.
     """
@@ -94,4 +97,7 @@ def relaunch(arguments: Sequence[str], gpus: int) -> int:
     if found < gpus:
         raise BackendUnavailable(f"{gpus} GPUs were asked for, this machine has {found}", where="--gpus")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    return subprocess.call([*command, "-m", "recipes", *arguments])
+    child = subprocess.Popen([*command, "-m", "recipes", *arguments], start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: child.send_signal(number))
+    return child.wait()

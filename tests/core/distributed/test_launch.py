@@ -32,12 +32,17 @@ def test_more_devices_than_there_are_is_refused(monkeypatch):
 def test_the_same_command_runs_once_a_device_and_its_status_comes_back(monkeypatch):
     started = []
 
-    def call(command):
-        started.append(command)
-        return 7
+    class Started:
+        def __init__(self, command, start_new_session):
+            assert start_new_session, "a closed terminal would end it"
+            started.append(command)
+
+        def wait(self):
+            return 7
 
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(launch.subprocess, "call", call)
+    monkeypatch.setattr(launch.subprocess, "Popen", Started)
+    monkeypatch.setattr(launch.signal, "signal", lambda number, handler: None)
     assert launch.relaunch(["train", "x.yaml", "--gpus", "2"], 2) == 7
     (command,) = started
     assert command[0] == sys.executable and "--nproc-per-node=2" in command

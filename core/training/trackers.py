@@ -1,0 +1,45 @@
+"""Experiment trackers besides metrics.jsonl and the report page, through transformers' own integrations.
+
+The page and the JSONL are always there and need nothing. Of the others each is optional: a recipe names it, and a
+check says what to install. Their files go into the run folder unless the tracker's own settings say otherwise; what
+they send anywhere is theirs and the user's choice. Metrics of the task go to them as those of the loss do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from core.config.run_folder import RunFolder
+
+FOLDER = "trackers"
+
+
+def set_up(names: Sequence[str], run: RunFolder, stage: str) -> str:
+    """Point the trackers at the run folder, where nothing else is set. Returns the name of the tracked run."""
+    folder = run.path.absolute() / FOLDER
+    defaults = {
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": folder / "tensorboard" / stage},
+        "wandb": {"WANDB_DIR": folder, "WANDB_PROJECT": "graft"},
+        "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_EXPERIMENT_NAME": "graft"},
+        "trackio": {"TRACKIO_DIR": folder / "trackio"},
+    }
+    if names:
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for variable, value in defaults[name].items():
+            if variable == "TENSORBOARD_LOGGING_DIR":
+                os.environ[variable] = str(value)
+            else:
+                os.environ.setdefault(variable, str(value))
+    return f"{run.path.name}-{stage}"
+
+
+def report(trainer: Any, values: dict[str, Any]) -> None:
+    """Give task metrics to the trackers; nothing without trackers."""
+    if trainer is not None and trainer.args.report_to:
+        # a log within a step would otherwise be taken for the step's own
+        due = trainer.control.should_log
+        trainer.log({f"eval_{name}": value for name, value in values.items() if value is not None})
+        trainer.control.should_log = due
