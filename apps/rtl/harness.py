@@ -247,7 +247,7 @@ class RtlHarness:
         out = "".join(s.out for s in run.steps)
         err = "".join(s.err for s in run.steps)
         if self.mode == "v1":
-            passed, words = (False, "timed out") if run.status == "timeout" else passed_v1(run.ok, out, err)
+            passed, words = (False, "timed out") if run.status == "timeout" else passed_v1(out, err)
             letter = "." if passed else ("T" if run.status == "timeout" else "R")
             return RtlVerdict(letter, code=code, engine=engine, detail=words, log=err + out)
         if self.mode == "rtllm":

@@ -118,15 +118,14 @@ def letter_v2(log: str, code: str) -> tuple[str, int | None, int | None]:
     return ("r" if reset else "R"), mismatches, samples
 
 
-def passed_v1(compiled: bool, out: str, err: str) -> tuple[bool, str]:
+def passed_v1(out: str, err: str) -> tuple[bool, str]:
     """Whether a run passes by the rules of version 1, and its wording: anything on the error stream is a failure."""
     if "syntax error" in err:
         return False, "failed: syntax error."
     if err:
         return False, "failed: compile error."
-    match = re.search(r"Mismatches: ([0-9]*) in ([0-9]*) samples", out)
-    if not compiled or match is None:
+    match = re.search(r"Mismatches: ([0-9]+) in ([0-9]+) samples", out)
+    if match is None:
         return False, "failed: info string not matched."
-    if match[1] == "0":
-        return True, "passed"
-    return False, f"failed: {match[1]} out of {match[2]} samples."
+    mismatches, samples = int(match[1]), int(match[2])
+    return mismatches == 0, "passed" if mismatches == 0 else f"failed: {mismatches} out of {samples} samples."

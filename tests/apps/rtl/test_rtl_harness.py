@@ -120,11 +120,11 @@ def test_version_2_sorts_logs_as_its_authors_do():
 
 
 def test_version_1_counts_any_word_on_the_error_stream():
-    assert passed_v1(True, "Mismatches: 0 in 5 samples", "") == (True, "passed")
-    assert passed_v1(True, "Mismatches: 0 in 5 samples", "warning")[1] == "failed: compile error."
-    assert passed_v1(True, "Mismatches: 3 in 5 samples", "")[1] == "failed: 3 out of 5 samples."
-    assert passed_v1(False, "", "x: syntax error")[1] == "failed: syntax error."
-    assert passed_v1(True, "", "")[1] == "failed: info string not matched."
+    assert passed_v1("Mismatches: 0 in 5 samples", "") == (True, "passed")
+    assert passed_v1("Mismatches: 0 in 5 samples", "warning")[1] == "failed: compile error."
+    assert passed_v1("Mismatches: 3 in 5 samples", "")[1] == "failed: 3 out of 5 samples."
+    assert passed_v1("", "x: syntax error")[1] == "failed: syntax error."
+    assert passed_v1("", "")[1] == "failed: info string not matched."
 
 
 def test_unknown_modes_and_missing_testbenches_are_errors(stock):

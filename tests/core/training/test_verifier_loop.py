@@ -1,0 +1,184 @@
+"""Training on verdicts: the ranking terms in closed form, the loss without ranking, memory-saving form, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from core.config.schema import ModelConfig, TrainConfig
+from core.data.dataset import EncodedDataset
+from core.data.encode import IGNORE, Encoded
+from core.errors import ConfigError, DataError
+from core.inference.request import SamplingParams
+from core.training.verifier_loop import GroupCollator, LoopSettings, Scored, rank_term, ranked_trainer
+
+
+def settings(loss="rank_margin", **more):
+    return LoopSettings(loss=loss, **more)
+
+
+def test_the_margin_term_is_the_released_one():
+    means, scores = torch.tensor([-1.0, -2.0, -1.5]), torch.tensor([1.0, 0.0, 0.9])
+    p = [math.exp(m) / sum(math.exp(x) for x in (-1.0, -2.0, -1.5)) for m in (-1.0, -2.0, -1.5)]
+    expected = max(0, 0.3 - (p[0] - p[1])) + max(0, 0.3 - (p[2] - p[1]))
+    assert float(rank_term(means, scores, settings())) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_other_terms():
+    means, scores = torch.tensor([-1.0, -2.0]), torch.tensor([0.0, 1.0])
+    assert float(rank_term(means, scores, settings("rank_log", margin=0.3))) == pytest.approx(1.3)
+    base = torch.tensor([-1.5, -1.5])
+    dpo = -math.log(1 / (1 + math.exp(-0.1 * ((-2 + 1.5) - (-1 + 1.5)))))
+    assert float(rank_term(means, scores, settings("dpo"), base)) == pytest.approx(dpo, abs=1e-6)
+    for loss in ("none", "best_of"):
+        assert float(rank_term(means, scores, settings(loss))) == 0
+
+
+def test_scores_that_are_close_rank_nothing_and_pull_nothing():
+    means = torch.tensor([-1.0, -2.0], requires_grad=True)
+    term = rank_term(means, torch.tensor([1.0, 0.85]), settings())
+    term.backward()
+    assert term.item() == 0 and means.grad.abs().sum() == 0
+
+
+def test_the_better_answer_gains_probability():
+    means = torch.tensor([-1.0, -1.2, -1.1], requires_grad=True)
+    rank_term(means, torch.tensor([0.0, 1.0, 0.5]), settings()).backward()
+    assert means.grad[1] < 0 < means.grad[0]
+
+
+def test_bad_settings_are_errors():
+    with pytest.raises(ConfigError, match="rank_margn"):
+        LoopSettings(loss="rank_margn")
+    with pytest.raises(ConfigError):
+        LoopSettings(samples=0)
+
+
+# ---- on a model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def parts():
+    from core.models.load import load_model
+    from core.models.tokenizer import train_bpe
+
+    tokenizer = train_bpe(["module a; endmodule wire reg"], 300)
+    return tokenizer, lambda: load_model(ModelConfig(preset="tiny"), tokenizer, seed=0)
+
+
+def rows(tokenizer, count=4):
+    made = []
+    for number in range(count):
+        prompt, answer = tokenizer(f"module {number};")["input_ids"], tokenizer("wire a;" * (1 + number))["input_ids"]
+        answer = answer + [tokenizer.eos_token_id]
+        made.append(Encoded(prompt + answer, [IGNORE] * len(prompt) + answer))
+    return made
+
+
+def trainer_of(parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _, text in pairs], **train):
+    from core.config.schema import Recipe
+    from core.training.arguments import training_arguments
+
+    tokenizer, make = parts
+    recipe = Recipe(app="rtl", train=TrainConfig(lr=1e-3, **train))
+    sizes = {"micro": 2, "accumulation": 1, "steps": 6, "sequences_a_step": 2}
+    cls = ranked_trainer(loop, tokenizer, score, None, folder / "scored")
+    return cls(
+        model=make(), args=training_arguments(recipe, sizes, folder / "out", "cpu"),
+        train_dataset=EncodedDataset(rows(tokenizer)), train_config=recipe.train,
+    )  # fmt: skip
+
+
+def batch_of(trainer, tokenizer):
+    answers = [Scored(tokenizer(text)["input_ids"] + [tokenizer.eos_token_id], text, score)
+               for text, score in (("reg b;", 0.0), ("wire a; reg", 0.9), ("x", 0.4))]  # fmt: skip
+    trainer.grouped.candidates = [answers for _ in range(4)]
+    return trainer.data_collator([trainer.grouped[0], trainer.grouped[3]])
+
+
+def gradients(trainer, batch):
+    trainer.model.zero_grad()
+    trainer.compute_loss(trainer.model, {**batch}, num_items_in_batch=torch.tensor(9)).backward()
+    return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def test_one_sequence_at_a_time_gives_the_same_gradient(parts, tmp_path):
+    found = []
+    for split in (False, True):
+        trainer = trainer_of(parts, tmp_path, settings(split=split, weight=2.0))
+        trainer.model.eval()
+        found.append(gradients(trainer, batch_of(trainer, parts[0])))
+    assert found[0].norm() > 0
+    assert (found[0] - found[1]).norm() <= 1e-5 * found[0].norm()
+
+
+def test_without_ranking_it_is_supervised_training(parts, tmp_path):
+    trainer = trainer_of(parts, tmp_path, settings("none"))
+    batch = batch_of(trainer, parts[0])
+    loss = trainer.compute_loss(trainer.model, {**batch}, num_items_in_batch=(batch["labels"] != IGNORE).sum())
+    from core.training.trainer import SupervisedTrainer
+
+    plain = GroupCollator(0).inner(rows(parts[0])[0:4:3])
+    same = SupervisedTrainer.compute_loss(
+        trainer, trainer.model, {**plain}, num_items_in_batch=(plain["labels"] != IGNORE).sum()
+    )
+    assert float(loss) == pytest.approx(float(same), rel=1e-5)
+    assert (batch["labels"] != IGNORE).sum() == (plain["labels"] != IGNORE).sum()
+
+
+def test_it_samples_scores_trains_and_never_samples_twice(parts, tmp_path):
+    asked = []
+
+    def score(pairs):
+        asked.append(len(pairs))
+        return [0.5] * len(pairs)
+
+    loop = settings(iterations=2, samples=2, sampling=SamplingParams(max_new_tokens=6, temperature=1.0))
+    trainer = trainer_of(parts, tmp_path, loop, score, epochs=3)
+    trainer.train()
+    files = sorted((tmp_path / "scored").glob("*.jsonl"))
+    assert [f.name for f in files] == ["iteration-0.jsonl", "iteration-1.jsonl"] and len(asked) == 2
+    drawn = [json.loads(line) for line in files[0].read_text().splitlines()]
+    assert len(drawn) == 4 and all(len(row) == 2 for row in drawn)
+    for candidate in (c for row in drawn for c in row):
+        assert candidate["score"] == (0.0 if candidate["cut"] else 0.5)
+    again = trainer_of(parts, tmp_path, loop, score, epochs=3)
+    again.begin(1)
+    assert len(asked) == 2 and again.grouped.candidates[0][0].text == json.loads(
+        files[1].read_text().splitlines()[0])[0]["text"]  # fmt: skip
+    files[0].write_text("")
+    with pytest.raises(DataError, match="other data"):
+        again.begin(0)
+
+
+def test_packed_rows_are_refused(parts, tmp_path):
+    tokenizer, make = parts
+    cls = ranked_trainer(settings(), tokenizer, lambda pairs: [])
+    with pytest.raises(ConfigError, match="packed"):
+        cls(model=make(), train_dataset=EncodedDataset(rows(tokenizer), 64), args=None, train_config=TrainConfig())
+
+
+def test_the_guard_on_diversity_stops(parts, tmp_path):
+    loop = settings(iterations=1, samples=2, unique_least=1.1,
+                    sampling=SamplingParams(max_new_tokens=2, temperature=1.0))  # fmt: skip
+    trainer = trainer_of(parts, tmp_path, loop)
+    trainer.train()
+    assert trainer.state.global_step <= 1
+
+
+def test_scores_of_verdicts():
+    from apps.rtl.methods.itertl import score_of
+    from apps.rtl.verdict import RtlVerdict
+
+    example = SimpleNamespace(reference="module a; wire b; endmodule")
+    assert score_of(RtlVerdict("."), example) == 1
+    assert score_of(RtlVerdict("S"), example) == 0
+    assert score_of(RtlVerdict("S", code="module"), example) == 0.01 == score_of(RtlVerdict("X", code="x"), example)
+    half = RtlVerdict("R", 50, 100, "module a; endmodule")
+    assert 0.7 < score_of(half, example) < 0.8
+    assert 0.5 < score_of(half, example, "likeness") < 0.9
+    assert score_of(RtlVerdict("T", code="module a;"), example) < 0.5
