@@ -106,6 +106,7 @@ class TrainConfig:
     lr: float = key(2e-4, "peak learning rate", above=0)
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = key("cosine", "shape after warm-up")
     warmup: float = key(0.03, "share of the steps below 1, number of steps from 1 on", least=0)
+    decay: float = key(0.2, "share of the run over which wsd falls at its end", above=0, most=1)
     optimizer: Literal["adamw"] = key("adamw", "optimizer")
     betas: list[float] = key([0.9, 0.999], "decay of Adam's two moments")
     weight_decay: float = key(0.0, "decoupled weight decay of matrices", least=0)

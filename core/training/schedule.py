@@ -7,14 +7,12 @@ from collections.abc import Callable
 
 from core.config.schema import TrainConfig
 
-WSD_DECAY = 0.2
-
 
 def schedule(config: TrainConfig, total: int) -> Callable[[int], float]:
     """The factor on the peak rate at optimizer step 0, 1, … of `total`.
 
     cosine and linear end at zero; inverse_sqrt follows Vaswani et al. (2017); wsd (warm-up, stable, decay; Hu et al.
-    2024) decays linearly over the last fifth.
+    2024) stays at the peak and falls over the last `decay` of the steps, as 1 - √t to zero (Hägele et al. 2024).
     """
     warmup = int(config.warmup if config.warmup >= 1 else round(config.warmup * total))
 
@@ -29,7 +27,7 @@ def schedule(config: TrainConfig, total: int) -> Callable[[int], float]:
         if config.schedule == "inverse_sqrt":
             return math.sqrt(max(warmup, 1) / max(step, 1))
         if config.schedule == "wsd":
-            return min(1.0, max(0.0, (total - step) / max(1, WSD_DECAY * total)))
+            return 1 - math.sqrt(min(1.0, max(0.0, 1 - (total - step) / max(1.0, config.decay * total))))
         return 1.0
 
     return factor

@@ -137,6 +137,15 @@ def test_schedules_warm_up_to_the_peak_and_never_exceed_it(name):
     assert values[-1] < 0.1 if name in ("cosine", "linear", "wsd") else values[-1] > 0.2
 
 
+def test_warmup_stable_decay_by_hand():
+    """Peak until 60 of 100 steps, then 1 - √t over the last 40, wherever the run's end is put."""
+    factor = schedule(TrainConfig(schedule="wsd", warmup=10, decay=0.4), 100)
+    assert [factor(step) for step in range(10, 61)] == [1.0] * 51
+    assert factor(70) == pytest.approx(1 - 0.5) and factor(96) == pytest.approx(1 - 0.9**0.5)
+    longer = schedule(TrainConfig(schedule="wsd", warmup=10, decay=0.4), 1000)
+    assert [longer(step) for step in range(60)] == [factor(step) for step in range(60)]
+
+
 TWO_RANKS = """
 import sys, torch
 sys.path[:0] = [{root!r}, {here!r}]
