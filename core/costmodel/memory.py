@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.costmodel.workload import FORMATS, Workload
+from core.costmodel.workload import Workload, format_bytes
 
 GIB = 2**30
 FP32 = 4
 # What the matrix library keeps for itself on a GPU, in bytes.
 WORKSPACE = 64 * 2**20
-CHUNK_TOKENS = 1024
+# Logits that exist at one time in the fused loss.
+PIECE = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,16 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
     trained = work.adapter_parameters * FP32 if work.rank else shape.parameters * work.stored
     gradients, optimizer = trained, 2 * trained
     block = sum(block_bytes(work).values()) * work.tokens
-    edge = outside_bytes(work) + _head_input(work) * work.tokens
-    if work.checkpointing:
-        kept, alive = layers * shape.hidden * work.stored * work.tokens + edge, block
-    else:
-        kept, alive = layers * block + edge, 0.0
+    edge = outside_bytes(work) + work.stored * shape.hidden * work.tokens
+    recomputed = {"none": 0, "selective": layers // 2, "full": layers}[work.checkpointing]
+    kept = (layers - recomputed) * block + recomputed * shape.hidden * work.stored * work.tokens + edge
+    alive = block if recomputed else 0.0
     # With one pass a step there are no gradients yet when the loss is computed.
     at_loss = gradients if work.accumulation > 1 else 0.0
     in_block = at_loss if work.accumulation > 1 else _first_gradients(work)
     moments = {
         "loss": (at_loss, kept, head_bytes(work), 0.0),
-        "block": (in_block, kept, 0.0, alive + backward_bytes(work) * work.tokens),
+        "block": (in_block, kept, 0.0, alive + backward_bytes(work)),
         "step": (gradients, 0.0, 0.0, 0.0),
     }
     name = max(moments, key=lambda m: sum(moments[m]))
@@ -89,7 +89,7 @@ def weight_bytes(work: Workload) -> float:
     if work.quantization == "none":
         return shape.parameters * work.stored
     dense = shape.parameters - shape.linear_weights
-    return shape.linear_weights * FORMATS[work.quantization] + dense * work.stored
+    return shape.linear_weights * format_bytes(work.quantization, work.stored) + dense * work.stored
 
 
 def copies_bytes(work: Workload) -> float:
@@ -102,69 +102,69 @@ def copies_bytes(work: Workload) -> float:
 
 def block_bytes(work: Workload) -> dict[str, float]:
     """Bytes a token that one block keeps for its backward pass, by site."""
-    shape, a, p = work.shape, work.compute, work.stored
-    full = work.rank == 0
-    cast = p > a
+    shape, a = work.shape, work.compute
+    full, fused = work.rank == 0, "layers" in work.fused
     h, f, q, k = shape.hidden, shape.ffn, shape.query, shape.key
-    stream = FP32 if cast else p
-
-    norms = 2.0 * _norm(work, h)
-    if shape.head_norms:
-        norms += _norm(work, q) + _norm(work, k)
-
-    if full:
-        inputs = a * (3 * h + 2 * h + q * cast) if cast else stream * 2 * h
-        projections = inputs + a * f
-    else:
-        projections = 0.0
     attention = a * (2 * q + 2 * k) + FP32 * shape.heads
-    if work.separate and "attention" not in work.fused:
-        attention += 2 * a * (q - k)
     if shape.family == "gpt_neox":
         # the values are a view of queries, keys and values, which are one tensor
         attention += a * (q + k)
-    mlp = _mlp(work, f)
-    adapters = _adapters(work)
-    return {"norms": norms, "projections": projections, "attention": attention, "mlp": mlp, "adapters": adapters}
+    if work.masked:
+        # under a mask keys and values are repeated for every query head
+        attention += 2 * a * (q - k)
+    norms = 2.0 * _norm(work, h, fused)
+    if shape.head_norms:
+        norms += _norm(work, q, False) + _norm(work, k, False)
+    inputs = _inputs_when_all_trains(work, fused) if full else _inputs_of_adapters(work, fused)
+    low = 0.0 if full else a * work.rank * len(work.targets)
+    return {"norms": norms, "inputs": inputs, "attention": attention, "mlp": _mlp(work, fused), "low rank": low}
 
 
-def _norm(work: Workload, width: int) -> float:
-    full, p = work.rank == 0, work.stored
-    if "norm" in work.fused:
-        return p * width + FP32
+def _norm(work: Workload, width: int, fused: bool) -> float:
+    if fused:
+        return work.stored * width + FP32
     if not work.shape.rms:
         return FP32 * width + 2 * FP32
-    return FP32 * width + FP32 + (p * width if full else 0)
+    return FP32 * width + FP32 + (work.stored * width if work.rank == 0 else 0)
 
 
-def _mlp(work: Workload, f: int) -> float:
-    a = work.compute
+def _mlp(work: Workload, fused: bool) -> float:
+    a, f = work.compute, work.shape.ffn
     if not work.shape.gated:
         return a * f if work.shape.family != "gpt2" else 4 * a * f
-    return 2 * a * f if "mlp" in work.fused else 3 * a * f
+    return 2 * a * f if fused else 3 * a * f
 
 
-def _adapters(work: Workload) -> float:
-    """Inputs and inner activations of the adapters' products."""
-    if not work.rank:
-        return 0.0
+def _inputs_when_all_trains(work: Workload, fused: bool) -> float:
+    """Inputs of the projections: two norms' outputs, the gated product; attention keeps its own output.
+
+    Where autocast narrows, every product keeps a copy of its own, unless a fused norm has narrowed before.
+    """
+    shape, a, p = work.shape, work.compute, work.stored
+    if p > a and not fused:
+        return a * (3 * shape.hidden + 2 * shape.hidden) + a * shape.ffn
+    return (a if fused else p) * 2 * shape.hidden + a * shape.ffn
+
+
+def _inputs_of_adapters(work: Workload, fused: bool) -> float:
+    """Inputs of the adapters' products. peft's layers each make a copy in the format of the product."""
     shape, a = work.shape, work.compute
-    low = a * work.rank * len(work.targets)
-    inputs = 0.0
-    seen: set[str] = set()
+    written_out = fused and "lora" in work.fused and not work.adapter_dropout
+    copies = a < FP32 and work.quantization == "none"
+    total, seen = 0.0, set()
     for name in work.targets:
-        width = shape.linears[name].inside
-        group = SHARED_INPUT.get(name, name)
+        width, group = shape.linears[name].inside, SHARED_INPUT.get(name, name)
+        own = written_out and (group in ("gate_proj", "down_proj") or not shape.head_norms)
         if work.adapter_dropout:
-            inputs += width * (a + 1)
-        elif "lora" in work.fused or a == FP32:
-            # q, k and v read one tensor, and so do gate and up; what attention puts out it keeps itself
-            inputs += a * width if group not in seen and group != "o_proj" else 0
-            inputs -= a * width if "mlp" in work.fused and group == "down_proj" and "lora" in work.fused else 0
+            total += width * (a + 1)
+        elif own and group == "down_proj":
+            continue
+        elif own or not copies:
+            total += a * width if group not in seen and group != "o_proj" else 0
             seen.add(group)
         else:
-            inputs += a * width
-    return inputs + low
+            total += a * width
+    return total
 
 
 # Linear maps that read one tensor; what attention puts out is kept by attention already.
@@ -176,30 +176,31 @@ SHARED_INPUT = {
 def outside_bytes(work: Workload) -> float:
     """Bytes kept outside the blocks: the final norm, ids, rotary phases; less what adapters spare the first block."""
     shape = work.shape
-    spared = _norm(work, shape.hidden) if work.rank else 0.0
+    last = _norm(work, shape.hidden, False)
+    spared = _norm(work, shape.hidden, False) if work.rank and "layers" not in work.fused else 0.0
     phases = 0 if shape.positions else 2 * work.stored * shape.head_dim * work.length
-    return work.tokens * (_norm(work, shape.hidden) - spared + 8 * (work.rank == 0)) + phases
+    return work.tokens * (last - spared + 8 * (work.rank == 0)) + phases
 
 
 def head_bytes(work: Workload) -> float:
-    """Logits and what the loss makes of them at its peak."""
-    shape, a = work.shape, work.compute
-    if "head" in work.fused:
-        tokens = min(work.tokens, CHUNK_TOKENS)
-        return tokens * shape.vocabulary * (a + 2 * FP32)
-    # the logits, their shifted copy, in fp32 those that carry loss, and their log-probabilities
-    return work.tokens * shape.vocabulary * (2 * a + 2 * FP32)
+    """What the loss makes at its peak: logits and log-probabilities, or one piece of them and ready gradients."""
+    shape, a, n = work.shape, work.compute, work.tokens
+    if "head" not in work.fused:
+        # the logits, their shifted copy, in fp32 those that carry loss, and their log-probabilities
+        return n * shape.vocabulary * (2 * a + 2 * FP32)
+    width = work.stored
+    piece = min(PIECE, n * shape.vocabulary * width)
+    matrix = shape.vocabulary * shape.hidden
+    weight = (2 * FP32 + work.stored) * matrix if work.rank == 0 else 0
+    return max(piece, weight / 2) + weight / 2 + 2 * width * n * shape.hidden
 
 
 def backward_bytes(work: Workload) -> float:
-    """Bytes a token that live while the last block's backward pass runs, beside what is kept."""
+    """Bytes that live while the last block's backward pass runs, beside what is kept."""
     shape, a = work.shape, work.compute
-    return 3 * a * shape.ffn + 2 * FP32 * shape.hidden
-
-
-def _head_input(work: Workload) -> float:
-    """What the head keeps a token: its input, when its weight trains or the loss recomputes the logits."""
-    return work.compute * work.shape.hidden if work.rank == 0 or "head" in work.fused else 0.0
+    grads = 4 if "layers" in work.fused else 3
+    weight = a * shape.hidden * shape.ffn if work.quantization != "none" else 0
+    return work.tokens * (grads * a * shape.ffn + 2 * work.stored * shape.hidden) + weight
 
 
 def _first_gradients(work: Workload) -> float:

@@ -12,14 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from core.config.files import read_json
-from core.config.schema import Recipe
+from core.config.registry import QUANTIZERS
+from core.config.schema import BackendConfig, Recipe
 from core.costmodel.shape import ModelShape
 from core.errors import ConfigError, UnsupportedModelError
 
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
+FUSED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
 # Bytes a weight. NF4: half a byte, and per 64 weights a scale of one byte, whose own scales take 4 bytes per 256 × 64.
 FORMATS = {"nf4": 0.5 + 1 / 64 + 4 / (256 * 64), "int8": 1.0}
+
+
+def format_bytes(quantization: str, stored: int) -> float:
+    """Bytes of one weight in a number format; one that is trained keeps its weights as they are `stored`."""
+    name = quantization.partition(":")[0]
+    if name in FORMATS:
+        return FORMATS[name]
+    spec = QUANTIZERS.get(name).parsed(quantization)
+    return stored if spec.trained else spec.nominal_bits / 8
 
 
 @dataclass(frozen=True)
@@ -32,9 +44,9 @@ class Workload:
         adapter_dropout: whether the adapter's input has dropout.
         quantization: number format of the base's linear maps, or "none".
         stored: bytes of a base weight that is not quantized. compute: bytes of what matrix products read and write.
-        checkpointing: blocks are recomputed in the backward pass.
-        separate: packed documents are kept apart by a mask over the whole sequence.
-        fused: sites computed by fused kernels: head, norm, mlp, rope, lora.
+        checkpointing: none, selective (every second block is recomputed in the backward pass) or full.
+        masked: attention runs under a mask over the whole sequence, as packed documents need where no kernel knows them.
+        fused: what is computed in one: the head with its loss, layers (norms, phases, gated products), lora in them.
     """
 
     shape: ModelShape
@@ -47,8 +59,8 @@ class Workload:
     quantization: str = "none"
     stored: int = 2
     compute: int = 2
-    checkpointing: bool = False
-    separate: bool = False
+    checkpointing: str = "none"
+    masked: bool = False
     fused: frozenset[str] = frozenset()
 
     @property
@@ -99,12 +111,26 @@ class Workload:
             rank=spec.r if spec else 0,
             targets=targets_of(shape, spec.targets) if spec else (),
             adapter_dropout=bool(spec and spec.dropout),
-            quantization=model.quantization.partition(":")[0],
+            quantization=model.quantization,
             stored=named,
             compute=compute,
-            checkpointing=backend.activation_checkpoint == "full",
-            separate=recipe.data.packing,
+            checkpointing="none" if backend.activation_checkpoint == "auto" else backend.activation_checkpoint,
+            masked=recipe.data.packing and not (backend.packed_attention == "varlen" or on_gpu),
+            fused=fused_parts(shape, backend, on_gpu),
         )
+
+
+def fused_parts(shape: ModelShape, backend: BackendConfig, on_gpu: bool) -> frozenset[str]:
+    """What `core.training.speed` and the loss will compute in one."""
+    parts = set()
+    if backend.cross_entropy != "whole":
+        parts.add("head")
+    wanted = backend.kernels == "fused" or (backend.kernels == "auto" and on_gpu and backend.compile == "none")
+    if wanted and shape.family in FUSED_FAMILIES:
+        parts.add("layers")
+        if backend.lora != "plain":
+            parts.add("lora")
+    return frozenset(parts)
 
 
 def targets_of(shape: ModelShape, targets: str | list[str]) -> tuple[str, ...]:

@@ -34,20 +34,12 @@ def save_base(model: Any, folder: str | Path) -> None:
     """Config and weights of the base of a peft model; in a format of bitsandbytes, the dense weights it stands for."""
     base = model.get_base_model()
     if getattr(base, "quantization_method", None) == "graft":
-        state = {name.replace(".base_layer.", "."): value for name, value in base.state_dict().items()}
-        own = set(base_weights(model))
-        packed = {name: value for name, value in state.items() if name in own or _is_packed(name, state)}
-        base.save_pretrained(folder, state_dict=packed)
+        base.save_pretrained(folder)
         return
     if getattr(base, "quantization_method", None) is None:
         base.save_pretrained(folder, state_dict=base_weights(model))
     else:
         dense_base(model).save_pretrained(folder)
-
-
-def _is_packed(name: str, state: dict[str, Any]) -> bool:
-    """Whether a tensor belongs to a layer that holds codes."""
-    return f"{name.rpartition('.')[0]}.planes" in state
 
 
 def dense_base(model: Any) -> Any:

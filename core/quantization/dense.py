@@ -9,7 +9,7 @@ from core.quantization import bitsandbytes
 
 def is_quantized_linear(module: Any) -> bool:
     """Whether the module holds codes in place of a weight."""
-    return hasattr(module, "planes") or bitsandbytes.is_quantized_linear(module)
+    return "planes" in module._parameters or bitsandbytes.is_quantized_linear(module)
 
 
 def dense_state(model: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def dense_state(model: Any) -> dict[str, Any]:
     )
     dtype = model.dtype if model.dtype.is_floating_point else None
     for name, module in model.named_modules():
-        if hasattr(module, "planes"):
+        if "planes" in module._parameters:
             for key in [key for key in state if key.startswith(f"{name}.") and key != f"{name}.bias"]:
                 del state[key]
             state[f"{name}.weight"] = module.dense_weight(dtype)

@@ -21,6 +21,7 @@ from core.quantization.spec import QuantSpec, parse
 from core.quantization.trained import latent_class
 
 METHOD = "graft"
+_WRAPPED = (".base_layer.", ".original_module.")
 
 
 class GraftQuantConfig(QuantizationConfigMixin):
@@ -108,11 +109,30 @@ class GraftQuantizer(HfQuantizer):
         return True
 
     @property
+    def is_qat_trainable(self) -> bool:
+        """Whether the layers themselves train."""
+        return any(extra.get("latent") for extra in self.quantization_config.layers.values())
+
+    @property
     def is_compileable(self) -> bool:
         return True
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         return True
+
+    def get_state_dict_and_metadata(self, model: Any) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The model's own tensors by their own names, also when adapters are wrapped around its layers."""
+        state = model.state_dict()
+        wrapped = {key.partition(inner)[0] for inner in _WRAPPED for key in state if inner in key}
+        own: dict[str, torch.Tensor] = {}
+        for key, value in state.items():
+            owner = next((prefix for prefix in _parents(key) if prefix in wrapped), None)
+            inner = next((inner for inner in _WRAPPED if inner in key), None)
+            if owner is None:
+                own[key] = value
+            elif inner is not None:
+                own[key.replace(inner, ".")] = value
+        return own, {}
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
         return to_dense(model, dtype)
@@ -121,6 +141,11 @@ class GraftQuantizer(HfQuantizer):
 if METHOD not in AUTO_QUANTIZER_MAPPING:
     register_quantization_config(METHOD)(GraftQuantConfig)
     register_quantizer(METHOD)(GraftQuantizer)
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def put_empty(model: Any, name: str, spec: QuantSpec, extra: dict[str, Any]) -> None:

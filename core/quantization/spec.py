@@ -84,6 +84,17 @@ class QuantSpec:
         """Whether codes depend on data."""
         return self.objective not in ("weights", "training")
 
+    @property
+    def nominal_bits(self) -> float:
+        """Bits a weight takes, scales and zeros in, in a row of 4,096 inputs; values beside the matrix count 48."""
+        if self.grid == "learned":
+            overhead = 0.0 if self.group == TENSOR else 16 * 2**self.bits / 4096
+        else:
+            scale = {"fp16": 16, "bf16": 16, "fp32": 32, "int8": 8, "double": 8.125}[self.scale]
+            selector = 8 if self.grid == "bitmod" else 0
+            overhead = (scale + 8 * self.has_zero + selector) / (self.group if self.group > 0 else 4096)
+        return self.bits + overhead + 48 * (self.outliers + self.sensitive)
+
     def groups(self, in_features: int) -> int:
         """Scales in one row."""
         return 1 if self.group in (ROW, TENSOR) else in_features // self.group
