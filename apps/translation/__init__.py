@@ -25,7 +25,7 @@ APP = App(
     data="apps.translation.data",
     pipeline="apps.translation.pipeline:TranslationPipeline",
     evaluator="apps.translation.evaluator:TranslationEvaluator",
-    methods=("apps.translation.methods.alma",),
+    methods=("apps.translation.methods.alma", "apps.translation.methods.cpo"),
 )
 
 _ROOMS = {

