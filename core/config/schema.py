@@ -155,7 +155,9 @@ class InferenceConfig:
 class PrecisionConfig:
     """Number formats of parameters and of arithmetic."""
 
-    params: Literal["auto", "fp32", "bf16"] = key("auto", "trained parameters; auto is fp32")
+    params: Literal["auto", "fp32", "bf16"] = key(
+        "auto", "trained parameters; auto is fp32, bf16 is trained on copies in fp32"
+    )
     compute: Literal["auto", "fp32", "bf16"] = key("auto", "matrix products; auto is bf16 on GPU, fp32 on CPU")
 
 
@@ -173,10 +175,15 @@ class BackendConfig:
         "auto", "norms, rotary phases and gated products as Triton kernels; auto where there is a GPU"
     )
     lora: Literal["auto", "fused", "plain"] = key("auto", "LoRA's own forward and backward; auto where there is a GPU")
+    packed_attention: Literal["auto", "varlen", "mask"] = key(
+        "auto", "varlen attends document by document; auto on a GPU, where attention under a mask is slow"
+    )
     compile: Literal["none", "blocks"] = key("none", "compile each transformer block")
     activation_checkpoint: Literal["auto", "none", "selective", "full"] = key(
         "auto", "recompute activations in the backward pass; selective keeps attention and every second block"
     )
+    optimizer_step: Literal["auto", "fused", "plain"] = key("auto", "one kernel for AdamW's step; auto is fused")
+    async_input: bool = key(True, "batches travel to the GPU from pinned memory while it computes")
     offload: dict[str, Any] = key({}, "what moves to host memory")
     workers: int = key(0, "processes that prepare batches", least=0)
 

@@ -227,7 +227,8 @@ class DistillMixin:
             return super().compute_loss(model, inputs, True, num_items_in_batch)
         inputs = dict(inputs)
         labels, useful = inputs.pop("labels"), inputs.pop("useful", None)
-        inputs.pop("places", None)
+        for name in ("places", "borders", "longest"):
+            inputs.pop(name, None)
         if useful is not None and model.training:
             self._useful = self._useful + useful.sum()
         terms = distillation(self.distill, model, self.teacher, inputs, labels)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from core.config.schema import Recipe
-from core.errors import ConfigError
 
 
 def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, device: str) -> Any:
@@ -21,8 +20,7 @@ def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, devi
     train, backend = recipe.train, recipe.backend
     cpu = device == "cpu"
     bf16 = backend.precision.compute == "bf16" or (backend.precision.compute == "auto" and not cpu)
-    if backend.precision.params == "bf16":
-        raise ConfigError("bf16 parameters are not trained yet", where="backend.precision.params", hint="use fp32")
+    pinned = backend.async_input and not cpu
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         arguments = TrainingArguments(
@@ -35,7 +33,7 @@ def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, devi
             adam_beta2=train.betas[1],
             weight_decay=train.weight_decay,
             max_grad_norm=train.clip,
-            optim="adamw_torch_fused" if not cpu else "adamw_torch",
+            optim="adamw_torch" if backend.optimizer_step == "plain" else "adamw_torch_fused",
             seed=recipe.seed,
             data_seed=recipe.seed,
             bf16=bf16,
@@ -52,7 +50,8 @@ def training_arguments(recipe: Recipe, sizes: dict[str, int], folder: Path, devi
             report_to=list(recipe.trackers),
             remove_unused_columns=False,
             dataloader_num_workers=backend.workers,
-            dataloader_pin_memory=not cpu,
+            dataloader_pin_memory=pinned,
+            accelerator_config={"non_blocking": pinned},
             average_tokens_across_devices=True,
             ddp_find_unused_parameters=False,
             label_names=["labels"],

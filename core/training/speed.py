@@ -7,21 +7,28 @@ a model that leaves the trainer is the plain one it was.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from core.config.schema import BackendConfig
+from core.models.varlen import varlen_attention
 
 
 @contextmanager
-def made_fast(model: Any, backend: BackendConfig, device: Any) -> Iterator[Any]:
-    """`model` with the switches of `backend` that are on, for the time of the context."""
+def made_fast(model: Any, backend: BackendConfig, device: Any) -> Iterator[bool]:
+    """`model` with the switches of `backend` that are on, for the time of the context.
+
+    Gives whether attention takes the borders of packed documents.
+    """
     fused = fuse(model, backend, device)
     if backend.activation_checkpoint == "selective":
         checkpoint_every_second(model)
     compiled = compile_blocks(model) if backend.compile == "blocks" else []
+    wanted = backend.packed_attention
+    by_document = wanted == "varlen" or (wanted == "auto" and device.type == "cuda")
     try:
-        yield model
+        with varlen_attention(model) if by_document else nullcontext(False) as takes_borders:
+            yield takes_borders
     finally:
         for block in compiled:
             block._compiled_call_impl = None

@@ -18,7 +18,9 @@ from transformers import Trainer
 from core.config.schema import BackendConfig, TrainConfig
 from core.data.encode import IGNORE
 from core.models.attention import without_planning
+from core.models.varlen import borders_of, packed
 from core.objectives.losses import CrossEntropy, places_of, token_loss
+from core.training.masters import MasterAdamW, train_in
 from core.training.saving import Saving
 from core.training.schedule import schedule
 from core.training.speed import made_fast
@@ -28,6 +30,7 @@ class CountingCollator:
     """A collator whose batches also say what would cost a wait for the device to find out there.
 
     `useful` (1,): how many tokens are not padding. `places` (N,): the positions whose next token carries loss.
+    `borders` (D + 1,) and `longest`, in packed batches: where documents begin, and the longest one's length.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -37,7 +40,15 @@ class CountingCollator:
         rows = [row for item in items for row in (item if isinstance(item, list) else [item])]
         batch = self.collator(items)
         useful = torch.tensor([sum(len(row.input_ids) for row in rows)])
-        return {**batch, "useful": useful, "places": places_of(batch["labels"])}
+        known = {"useful": useful, "places": places_of(batch["labels"])}
+        if "position_ids" in batch:
+            known["borders"], known["longest"] = borders_of(batch["position_ids"])
+        return {**batch, **known}
+
+
+def known_of(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Takes out of a batch what `CountingCollator` put beside the model's inputs."""
+    return {name: inputs.pop(name, None) for name in ("useful", "places", "borders", "longest")}
 
 
 class EpochSampler(Sampler[int]):
@@ -79,14 +90,16 @@ class SupervisedTrainer(Saving, Trainer):
         mode: str = "sync",
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
         self.train_config, self.backend = train_config, backend or BackendConfig()
+        train_in(kwargs.get("model", args[0] if args else None), self.backend.precision.params)
+        super().__init__(*args, **kwargs)
         whole = self.backend.cross_entropy == "whole"
         self.loss = CrossEntropy("whole" if whole else "fused", train_config.label_smoothing)
         self.set_up_saving(keep, mode)
         # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
         self.model_accepts_loss_kwargs = True
         self._useful: Any = 0
+        self._by_document = False
 
     @property
     def useful_tokens(self) -> int:
@@ -99,23 +112,27 @@ class SupervisedTrainer(Saving, Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's, with the switches of `backend:` on; the model is plain again afterwards."""
-        with made_fast(self.model, self.backend, self.args.device):
-            return super().train(*args, **kwargs)
+        with made_fast(self.model, self.backend, self.args.device) as by_document:
+            self._by_document = by_document
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                self._by_document = False
 
     # ---- loss --------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        labels, places = inputs.pop("labels"), inputs.pop("places", None)
-        useful = inputs.pop("useful", None)
-        if useful is not None and model.training:
-            self._useful = self._useful + useful.sum()
-        with attention_for(inputs, self.args.device):
+        labels, known = inputs.pop("labels"), known_of(inputs)
+        if known["useful"] is not None and model.training:
+            self._useful = self._useful + known["useful"].sum()
+        borders = known["borders"] if self._by_document else None
+        with attention_for(inputs, self.args.device), packed(inputs, borders, known["longest"]) as given:
             if return_outputs:
-                outputs = model(**inputs, use_cache=False)
+                outputs = model(**given, use_cache=False)
                 total, trained = token_loss(outputs.logits, labels), (labels[:, 1:] != IGNORE).sum()
             else:
-                total, trained = self.loss(model, inputs, labels, places)
+                total, trained = self.loss(model, given, labels, known["places"])
         if num_items_in_batch is None:
             loss = total / trained.clamp(min=1)
         else:
@@ -142,6 +159,13 @@ class SupervisedTrainer(Saving, Trainer):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return EpochSampler(len(dataset), self.args.seed, getattr(dataset, "blanks", 0))
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if fresh and self.backend.precision.params == "bf16":
+            self.optimizer = optimizer = MasterAdamW(optimizer.param_groups, self.backend.optimizer_step != "plain")
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.lr_scheduler is None:
             factor = schedule(self.train_config, num_training_steps)
@@ -166,8 +190,10 @@ def mean_loss(model: Any, dataset: Any, collator: Any, args: Any = None, batch: 
     try:
         for start in range(0, len(dataset), batch):
             items = collator([dataset[i] for i in range(start, min(start + batch, len(dataset)))])
-            items = {name: value.to(device) for name, value in items.items() if name != "useful"}
-            labels, places = items.pop("labels"), items.pop("places", None)
+            places = known_of(items)["places"]
+            items = {name: value.to(device) for name, value in items.items()}
+            labels = items.pop("labels")
+            places = None if places is None else places.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16), attention_for(items, device):
                 summed, trained = loss(model, items, labels, places)
             total += float(summed)
