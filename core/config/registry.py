@@ -239,6 +239,8 @@ class App:
         data: module with `READERS`.
         pipeline, evaluator: "module:Class".
         methods: modules whose import registers the app's methods.
+        model: "module:function", called like `core.training.build.build_base`, for apps whose model is not a causal
+            language model; empty takes that one.
     """
 
     name: str
@@ -246,6 +248,11 @@ class App:
     pipeline: str
     evaluator: str
     methods: tuple[str, ...] = field(default=())
+    model: str = ""
+
+    @cached_property
+    def build_model(self) -> Callable[..., Any] | None:
+        return _resolve(self.model) if self.model else None
 
     @cached_property
     def readers(self) -> Registry:

@@ -1,8 +1,9 @@
 """Load or build the base model and its tokenizer; nothing is laid on it here.
 
 A model is named by a hub id, a local folder, a run folder, the word `embedded` (the small model that ships),
-`package:NAME` (a model inside an installed Python package), or a preset to build from random weights. Nothing is downloaded unless the user named it, and code that comes with a model
-is run only when asked. Laying a saved adapter on its base is left to the floors above.
+`package:NAME` (a model inside an installed Python package), or a preset to build from random weights. Nothing is
+downloaded unless the user named it, and code that comes with a model is run only when asked. Laying a saved adapter on
+its base is left to the floors above.
 """
 
 from __future__ import annotations

@@ -33,12 +33,16 @@ def apply_edits(model: Any, edits: list[dict], seed: int = 0, tokenizer: Any = N
 def add_adapters(model: Any, adapters: list[AdapterConfig], seed: int = 0) -> Any:
     """`model` with its adapters; unchanged when the list is empty.
 
+    A model that says so (`with_adapters`) lets them be laid on a part of it.
+
     Args:
         seed: of the random weights, equal for equal seeds; the caller's random state is left as it was.
 
     Raises:
         ConfigError: targets that no module matches, with the closest module names.
     """
+    if hasattr(model, "with_adapters"):
+        return model.with_adapters(lambda part: add_adapters(part, adapters, seed))
     trained = [spec for spec in adapters if spec.path is None]
     if len(trained) > 1:
         raise UnsupportedError(

@@ -72,19 +72,20 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
     calibrates = carries_base(recipe.model.quantization)
     texts = _texts(app, data) if recipe.model.edits or calibrates else []
-    model = build_base(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
+    build = app.build_model or build_base
+    model = build(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
     base = None if recipe.model.edits or calibrates else recipe.model.path
     runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
     before = None
     if eval_examples and is_main():
         before = _score(app, recipe, stages[-1], model, tokenizer, eval_examples, run, "before", resume)
-    known = retention_rows(recipe, tokenizer) if is_main() else None
+    known = retention_rows(recipe, tokenizer) if is_main() and not app.model else None
     retention = {"before": retained(model, known, tokenizer)} if known else {}
     barrier()
     results = []
     for stage, (examples, held_out) in zip(stages, data):
         if stage.init == "base" and stage.index:
-            model = build_base(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
+            model = build(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
         model, result = runner.run_stage(stage, model, examples, held_out, resume)
         results.append(result)
         if result["status"] == "stopped" or (runner.asked_to_stop and stage is not stages[-1]):
