@@ -30,12 +30,12 @@ class Choice:
 
     @property
     def checkpointing(self) -> str:
-        return "full" if self.work.checkpointing else "none"
+        return self.work.checkpointing
 
     def describe(self) -> str:
         return (
             f"micro-batch {self.work.micro} × {self.work.accumulation}"
-            f"{' with activation checkpointing' if self.work.checkpointing else ''}:"
+            f"{'' if self.checkpointing == 'none' else f' with {self.checkpointing} activation checkpointing'}:"
             f" {self.memory.reserved / GIB:.1f} GiB, {self.step.seconds:.2f} s a step"
         )
 
@@ -56,13 +56,14 @@ def choose(
     sequences: int,
     *,
     micro: int | Literal["auto"] = "auto",
-    checkpoint: Literal["auto", "none", "full"] = "auto",
+    checkpoint: str = "auto",
     available: float | None = None,
 ) -> Choice:
     """The fastest cut of `sequences` a step and process that fits.
 
     Args:
         work: of the run; its micro, accumulation and checkpointing are replaced.
+        checkpoint: none, selective, full, or auto for any of them.
         available: bytes that may be used, by default all of the device's.
 
     Raises:
@@ -90,7 +91,7 @@ def _cuts(work: Workload, sequences: int, micro: Any, checkpoint: str) -> Iterat
         most = max(1, min(sequences, MOST_TOKENS // work.length))
         sizes = {-(-sequences // -(-sequences // size)) for size in range(1, most + 1)}
     for size in sorted(sizes):
-        for recompute in {"auto": (False, True), "none": (False,), "full": (True,)}[checkpoint]:
+        for recompute in ("none", "selective", "full") if checkpoint == "auto" else (checkpoint,):
             yield work.with_(micro=size, accumulation=-(-sequences // size), checkpointing=recompute)
 
 

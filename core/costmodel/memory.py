@@ -104,7 +104,7 @@ def block_bytes(work: Workload) -> dict[str, float]:
     """Bytes a token that one block keeps for its backward pass, by site."""
     shape, a = work.shape, work.compute
     full, fused = work.rank == 0, "layers" in work.fused
-    h, f, q, k = shape.hidden, shape.ffn, shape.query, shape.key
+    h, q, k = shape.hidden, shape.query, shape.key
     attention = a * (2 * q + 2 * k) + FP32 * shape.heads
     if shape.family == "gpt_neox":
         # the values are a view of queries, keys and values, which are one tensor
@@ -177,7 +177,7 @@ def outside_bytes(work: Workload) -> float:
     """Bytes kept outside the blocks: the final norm, ids, rotary phases; less what adapters spare the first block."""
     shape = work.shape
     last = _norm(work, shape.hidden, False)
-    spared = _norm(work, shape.hidden, False) if work.rank and "layers" not in work.fused else 0.0
+    spared = _norm(work, shape.hidden, "layers" in work.fused) if work.rank else 0.0
     phases = 0 if shape.positions else 2 * work.stored * shape.head_dim * work.length
     return work.tokens * (last - spared + 8 * (work.rank == 0)) + phases
 

@@ -40,7 +40,8 @@ def predict_time(work: Workload, device: Device) -> Step:
     shape, n, passes = work.shape, work.tokens, work.accumulation
     peak = (device.bf16 if work.compute == 2 else device.fp32) * device.reached
     backward_weights = 0 if work.rank else 1
-    times = 2 + backward_weights + (1 if work.checkpointing else 0)
+    again = {"none": 0.0, "selective": 0.5, "full": 1.0}[work.checkpointing]
+    times = 2 + backward_weights + again
 
     def product(inside: int, outside: int) -> float:
         operations = 2.0 * n * inside * outside
@@ -56,8 +57,8 @@ def predict_time(work: Workload, device: Device) -> Step:
     products = passes * shape.layers * (times * linear + (times + 1) * low)
     # causal attention: half of the square; the backward pass is 2.5 times the forward one
     forward = 2.0 * n * work.length * shape.query
-    attention = passes * shape.layers * forward * (3.5 + work.checkpointing) / (0.6 * peak)
-    moves = FUSED_MOVES if "mlp" in work.fused else PLAIN_MOVES
+    attention = passes * shape.layers * forward * (3.5 + again) / (0.6 * peak)
+    moves = FUSED_MOVES if "layers" in work.fused else PLAIN_MOVES
     width = shape.hidden + shape.ffn / 2
     elementwise = passes * shape.layers * n * moves * width * work.compute / 2 / device.bandwidth
     head_times = 3 if "head" in work.fused and not work.rank else 2 + (work.rank == 0)

@@ -45,7 +45,7 @@ class Workload:
         quantization: number format of the base's linear maps, or "none".
         stored: bytes of a base weight that is not quantized. compute: bytes of what matrix products read and write.
         checkpointing: none, selective (every second block is recomputed in the backward pass) or full.
-        masked: attention runs under a mask over the whole sequence, as packed documents need where no kernel knows them.
+        masked: attention runs under a mask over the whole sequence, where no kernel knows packed documents.
         fused: what is computed in one: the head with its loss, layers (norms, phases, gated products), lora in them.
     """
 

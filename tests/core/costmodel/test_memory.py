@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from core.adapters.lora_fused import gated_project, project
 from core.costmodel.hardware import DEVICES, GIB, known_as
 from core.costmodel.memory import block_bytes, outside_bytes, predict_memory
 from core.costmodel.shape import ModelShape
 from core.costmodel.workload import Workload, targets_of
+from core.models.fused.layer import Arithmetic, fuse_layers
 
 SMALL = {
     "hidden_size": 64,
@@ -31,7 +33,7 @@ EIGHT_B = ModelShape.from_config(
 )
 
 
-def kept_bytes(model, ids, autocast: bool) -> int:
+def kept_bytes(model, ids, autocast: bool, fused: bool = False) -> int:
     """Bytes of the storages that autograd keeps in a forward pass of the blocks, parameters aside."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -46,6 +48,8 @@ def kept_bytes(model, ids, autocast: bool) -> int:
         return tensor
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if fused:
+        fuse_layers(model, Arithmetic(project, gated_project))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         base.base_model(input_ids=ids, use_cache=False)
@@ -53,18 +57,25 @@ def kept_bytes(model, ids, autocast: bool) -> int:
 
 
 @pytest.mark.parametrize(
-    ("family", "adapted", "dtype", "more"),
+    ("family", "adapted", "dtype", "more", "fused"),
     [
-        ("llama", False, torch.float32, {}),
-        ("llama", True, torch.float32, {}),
-        ("llama", True, torch.bfloat16, {}),
-        ("llama", True, torch.float32, {"head_dim": 32}),
-        ("qwen2", True, torch.bfloat16, {}),
-        ("qwen3", False, torch.float32, {"head_dim": 16}),
-        ("gpt_neox", True, torch.float32, {"num_key_value_heads": None}),
+        ("llama", False, torch.float32, {}, ()),
+        ("llama", True, torch.float32, {}, ()),
+        ("llama", True, torch.bfloat16, {}, ()),
+        ("llama", True, torch.float32, {"head_dim": 32}, ()),
+        ("qwen2", True, torch.bfloat16, {}, ()),
+        ("qwen3", False, torch.float32, {"head_dim": 16}, ()),
+        ("gpt_neox", True, torch.float32, {"num_key_value_heads": None}, ()),
+        ("llama", True, torch.bfloat16, {}, ("layers", "lora")),
+        ("llama", True, torch.float32, {}, ("layers", "lora")),
+        ("llama", False, torch.bfloat16, {}, ("layers",)),
+        ("llama", False, torch.float32, {}, ("layers",)),
+        ("qwen2", False, torch.bfloat16, {}, ("layers",)),
+        ("qwen3", True, torch.bfloat16, {"head_dim": 16}, ("layers", "lora")),
+        ("qwen3", False, torch.bfloat16, {"head_dim": 16}, ("layers",)),
     ],
 )
-def test_what_a_block_keeps_is_told_to_the_tensor(family, adapted, dtype, more):
+def test_what_a_block_keeps_is_told_to_the_tensor(family, adapted, dtype, more, fused):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -76,16 +87,16 @@ def test_what_a_block_keeps_is_told_to_the_tensor(family, adapted, dtype, more):
     size = torch.finfo(dtype).bits // 8
     work = Workload(
         shape, 2, 64, rank=4 * adapted, targets=targets_of(shape, "all-linear") if adapted else (),
-        stored=size, compute=size,
+        stored=size, compute=size, fused=frozenset(fused),
     )  # fmt: skip
     predicted = work.tokens * shape.layers * sum(block_bytes(work).values()) + outside_bytes(work)
-    measured = kept_bytes(model, torch.randint(0, 500, (2, 64)), dtype != torch.float32)
+    measured = kept_bytes(model, torch.randint(0, 500, (2, 64)), dtype != torch.float32, bool(fused))
     assert predicted == pytest.approx(measured, rel=0.02)
 
 
 def test_checkpointing_accumulation_and_formats_change_what_they_must():
     work = Workload(EIGHT_B, 2, 4096, accumulation=4, rank=16, targets=tuple(EIGHT_B.linears))
-    plain, recomputed = predict_memory(work), predict_memory(work.with_(checkpointing=True))
+    plain, recomputed = predict_memory(work), predict_memory(work.with_(checkpointing="full"))
     assert recomputed.activations < 0.2 * plain.activations
     assert recomputed.weights == plain.weights
     four_bit = predict_memory(work.with_(quantization="nf4"))
