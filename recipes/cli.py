@@ -19,6 +19,7 @@ VERBS = {
     "plan": "memory and time of a run from its recipe alone, and what would fit",
     "train": "run a recipe",
     "eval": "score a run, a model or a file of predictions",
+    "compress": "bring a run or a model into fewer bits",
     "merge": "fold a run's adapters into its base",
     "export": "a run's adapter as other runtimes read it",
     "demo": "open an app's demo",

@@ -148,10 +148,11 @@ def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[Any, list[An
 
 def _texts(app: App, data: Sequence[tuple[list[Any], list[Any]]]) -> list[str]:
     """The training text, for a tokenizer that is trained: what an example's class calls its texts, else its str."""
-    return [text for examples, _ in data for example in examples for text in _texts_of(example)]
+    return [text for examples, _ in data for example in examples for text in texts_of(example)]
 
 
-def _texts_of(example: Any) -> list[str]:
+def texts_of(example: Any) -> list[str]:
+    """What an example's class calls its texts, else its str."""
     parts = (getattr(example, name, None) for name in ("text", "src", "tgt"))
     return [part for part in parts if part] or [str(example)]
 
