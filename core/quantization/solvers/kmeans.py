@@ -63,12 +63,11 @@ def cluster(values: torch.Tensor, weights: torch.Tensor, k: int) -> torch.Tensor
 
     Rows with fewer than k distinct values repeat a level.
     """
-    if values.device.type == "cpu":
-        from core.quantization.kernels.cpu import native
+    from core.quantization.kernels.cpu import native
 
-        library = native.library()
-        if library is not None:
-            return native.cluster(library, values, weights, k)
+    library = native.library()
+    if library is not None:
+        return native.cluster(library, values.cpu(), weights.cpu(), k).to(values.device)
     return torch.cat([_cluster(v, w, k) for v, w in zip(values.split(256), weights.split(256))])
 
 

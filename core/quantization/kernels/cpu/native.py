@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,15 @@ def cluster(lib: ctypes.CDLL, values: torch.Tensor, weights: torch.Tensor, k: in
     shifted = (values - center).contiguous()
     rows, n = values.shape
     levels = torch.empty(rows, min(k, n), dtype=torch.float64)
-    lib.graft_kmeans(
-        pointer(shifted), pointer(weights), pointer(levels), ctypes.c_int64(rows), ctypes.c_int64(n),
-        ctypes.c_int64(min(k, n)),
-    )  # fmt: skip
+    size = max(1, -(-rows // max(1, torch.get_num_threads())))
+
+    def part(start: int) -> None:
+        count = min(size, rows - start)
+        lib.graft_kmeans(
+            *(pointer(t[start : start + count]) for t in (shifted, weights, levels)),
+            *map(ctypes.c_int64, (count, n, min(k, n))),
+        )
+
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        list(pool.map(part, range(0, rows, size)))
     return (levels + center).float()

@@ -1,0 +1,111 @@
+"""What the bars of quantization share: a pretrained model, held-out text, outliers, and the loss after each preset."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bar import Unavailable
+from benchmarks.data import data_root, read_lines
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a small pretrained model, beside the data."""
+    for root in (data_root().parent, data_root()):
+        if (root / "models" / name / "config.json").is_file():
+            return root / "models" / name
+    raise Unavailable(f"no models/{name} beside {data_root()}")
+
+
+def load(name: str, device: str) -> tuple[Any, Any]:
+    """(model in fp32, tokenizer)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = model_folder(name)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def ids_of(tokenizer: Any, lines: Sequence[str]) -> Any:
+    """One row of ids of many lines."""
+    import torch
+
+    return torch.tensor([i for line in lines for i in tokenizer(line)["input_ids"]])
+
+
+def texts(tokenizer: Any, seed: int, calibration: int, test: int, length: int) -> tuple[list[Any], list[Any]]:
+    """Calibration rows from training text, drawn by `seed`, and held-out rows, as batches of ids (8, length).
+
+    Held out is NTREX's English side, which the models have not seen; calibration is Gutenberg's, which they have.
+    """
+    import torch
+
+    held = ids_of(tokenizer, read_lines("translation/ntrex/newstest2019-src.eng.txt"))
+    names = ("austen-emma", "chesterton-brown", "melville-moby_dick")
+    seen = torch.cat(
+        [
+            ids_of(tokenizer, read_lines(f"lm/gutenberg/{n}.txt")[:6000])
+            for n in names
+            if _exists(f"lm/gutenberg/{n}.txt")
+        ]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, seen.numel() - length, (calibration,), generator=generator)
+    calib = torch.stack([seen[s : s + length] for s in starts.tolist()])
+    count = min(test, held.numel() // length)
+    return list(calib.split(8)), list(held[: count * length].view(count, length).split(8))
+
+
+def _exists(name: str) -> bool:
+    return (data_root() / name).is_file()
+
+
+def nll(model: Any, batches: Sequence[Any]) -> float:
+    """Nats a token."""
+    import torch
+
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            batch = batch.to(device)
+            total += float(model(input_ids=batch, labels=batch, use_cache=False).loss) * batch.numel()
+            count += batch.numel()
+    return total / count
+
+
+def inject(model: Any, factor: float, channels: int, seed: int) -> Any:
+    """Multiply random gains of every norm by `factor` and divide the columns that read them: the same function."""
+    import torch
+
+    from core.models.topology import ModelTopology
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for ref in ModelTopology.of(model).blocks:
+            for norm, readers in ((ref.norms[0], (ref.q, ref.k, ref.v)), (ref.norms[1], (ref.gate, ref.up))):
+                chosen = torch.randperm(norm.weight.numel(), generator=generator)[:channels].to(norm.weight.device)
+                norm.weight[chosen] *= factor
+                for reader in readers:
+                    reader.weight[:, chosen] /= factor
+    return model
+
+
+def increase(model: Any, spec: Any, calib: Sequence[Any], test: Sequence[Any], base: float, **options: Any) -> float:
+    """Loss after `spec` less `base`; the model itself is left as it is."""
+    from core.quantization import parse, quantize_model
+
+    made = copy.deepcopy(model)
+    spec = parse(spec)
+    quantize_model(made, spec, calib if spec.needs_calibration else None, **options)
+    return nll(made, test) - base
+
+
+def plain_w8a8() -> Any:
+    """Rows and tokens in int8, nothing kept out: what LLM.int8() is compared with."""
+    from core.quantization import parse
+
+    return replace(parse("llm_int8"), act="int8")
