@@ -27,7 +27,7 @@ APP = App(
     data="apps.rtl.data",
     pipeline="apps.rtl.pipeline:RtlPipeline",
     evaluator="apps.rtl.evaluator:RtlEvaluator",
-    methods=("apps.rtl.methods.sft", "apps.rtl.methods.itertl"),
+    methods=("apps.rtl.methods.sft", "apps.rtl.methods.itertl", "apps.rtl.methods.filter"),
 )
 
 _ROOMS = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from apps.rtl import prompts
 from apps.rtl.evaluator import RtlEvaluator
@@ -97,6 +97,16 @@ class RtlPipeline(BasePipeline):
     evaluator_cls = RtlEvaluator
     config_cls = RtlConfig
     config: RtlConfig
+
+    @classmethod
+    def from_pretrained(cls, path: Any, **options: Any) -> Self:
+        """As every pipeline; "embedded" is a recording of a few tasks, because the shipped model writes no Verilog."""
+        if str(path) != "embedded":
+            return super().from_pretrained(path, **options)
+        from apps.rtl.recorded import RecordedEngine
+
+        fields = {name: value for name, value in options.items() if name in cls.config_cls.__dataclass_fields__}
+        return cls(RecordedEngine(), None, cls._config(fields))
 
     def to_example(self, given: Any, **fields: Any) -> RtlExample:
         """An example from what a user passes.

@@ -141,6 +141,12 @@ def mismatch_table(data: bytes, time: int, signal: str, around: int = 3) -> list
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
 
 
+def bookkeeping(name: str) -> bool:
+    """Whether a signal belongs to a testbench's own counting, and not to the design's interface."""
+    own = ("tb_mismatch", "tb_match", "strobe", "i", "errors", "samples", "vectors")
+    return name in own or name.endswith("_check") or name.startswith(("wavedrom", "errors_", "first_"))
+
+
 def table_signals(wave: Wave, signal: str, most: int = 8) -> list[Signal]:
     """Inputs, then expected and got of `signal` (the testbench calls them `signal_ref` and `signal_dut`)."""
     outputs = {s.name.removesuffix(end) for s in wave.signals for end in ("_ref", "_dut") if s.name.endswith(end)}
@@ -148,9 +154,7 @@ def table_signals(wave: Wave, signal: str, most: int = 8) -> list[Signal]:
     inputs, seen = [], set()
     for one in wave.signals:
         plain = one.name.removesuffix("_ref").removesuffix("_dut")
-        if plain in outputs or one.name in ("tb_mismatch", "tb_match", "strobe") or one.name in seen:
-            continue
-        if one.name.startswith("wavedrom"):
+        if plain in outputs or bookkeeping(one.name) or one.name in seen:
             continue
         seen.add(one.name)
         inputs.append(one)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from core.config.parts import check_parts
-from core.config.registry import METHODS, TRACKERS, App, get_app
+from core.config.registry import METHODS, TRACKERS, App, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
 from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
@@ -253,11 +253,12 @@ def _check(recipe: Recipe, places: Places) -> None:
         )
     if len(recipe.train.betas) != 2 or not all(0 <= b < 1 for b in recipe.train.betas):
         raise ConfigError("betas are two numbers in [0, 1)", where=places.of(("train", "betas")))
-    _refuse_inert(recipe, places, (), _acted_on(recipe))
+    acted_on = blocks_read([stage.method for stage in recipe.stages] or [recipe.method])
+    _refuse_inert(recipe, places, (), acted_on)
     check_trackers(recipe.trackers, places)
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
-        _refuse_inert(stage.recipe, places, prefix, _acted_on(recipe))
+        _refuse_inert(stage.recipe, places, prefix, acted_on)
         own = (*prefix, "model")
         packing = stage.recipe.data.packing
         check_parts(stage.recipe.model, places, own if own in places.lines else ("model",), packing)
@@ -295,12 +296,6 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[s
         if given != default:
             where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
             raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
-
-
-def _acted_on(recipe: Recipe) -> set[str]:
-    """Blocks that a method of this recipe reads, by the `acts_on` of its options."""
-    names = [stage.method for stage in recipe.stages] or [recipe.method or ""]
-    return {block for name in names if name in METHODS for block in getattr(METHODS.get(name).config, "acts_on", ())}
 
 
 def check_trackers(names: list[str], places: Places) -> None:

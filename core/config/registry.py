@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -85,6 +85,13 @@ class NoOptions:
 
 
 METHODS: Registry[Method] = Registry("method")
+
+
+def blocks_read(names: Iterable[str | None]) -> set[str]:
+    """Blocks of a recipe that these methods read besides the usual ones: the `acts_on` of their options."""
+    return {
+        block for name in names if name in METHODS for block in getattr(METHODS.get(str(name)).config, "acts_on", ())
+    }
 
 
 def method(name: str, config: type = NoOptions) -> Callable[[Callable], Callable]:

@@ -88,7 +88,7 @@ def testbench(built: Built, top: str, seed: str, cycles: int = CYCLES) -> tuple[
     )
     sample = "    #2 clk = 1; #2;\n" if built.clocked else "    #4;\n"
     rest = "    #3 clk = 0; #1;\n" if built.clocked else "    #4;\n"
-    text = f"""`timescale 1ns/1ps
+    text = f"""`timescale 1ns/1ns
 module tb;
   reg [{sum(widths) - 1}:0] vectors [0:{len(rows) - 1}];
   reg clk = 0, tb_mismatch = 0;

@@ -1,0 +1,307 @@
+"""The RTL demo: a specification becomes Verilog, is checked, shown where it differs, and repaired.
+
+`build(pipeline)` takes any `RtlPipeline`; without a run it plays a recording of a few tasks, and code of one's own can
+be checked against any of them. Handlers are plain functions of the page's values, so tests call them directly. All
+that runs, runs in the sandbox, whose isolation is always shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.rtl import RtlEvaluator, RtlPipeline
+from apps.rtl.example import RtlExample, example_from
+from apps.rtl.reading import json_lines
+from apps.rtl.recorded import examples
+from apps.rtl.verdict import RtlVerdict
+from apps.rtl.verifier import feedback
+from core.errors import AppInputError, DataError, GraftError
+from core.execution import Sandbox
+from core.inference.refine import LoopEvent
+from demos import look
+
+OWN = "my own task"
+ROWS_CHECKED = 200
+"""Most rows of an upload that the page judges."""
+
+Shown = tuple[str, str, str, str, str, str]
+"""Banner, code listing, waveform, what the verdict says, repair trace, what ran."""
+
+
+class Page:
+    """The handlers of one page, around one pipeline."""
+
+    def __init__(self, pipeline: RtlPipeline) -> None:
+        self.pipeline = pipeline
+        self.tasks = {f"{e.family}: {e.spec[:70]}": e for e in examples()}
+
+    def task(self, name: str, spec: str, header: str, testbench: str, reference: str) -> RtlExample:
+        """The chosen example, or the user's own fields."""
+        known = self.tasks.get(name)
+        if known is not None and (spec, header) == (known.spec, known.header):
+            return known
+        fields = {"header": header, "testbench": testbench, "reference": reference}
+        given = {k: v for k, v in fields.items() if v and v.strip()}
+        if not spec or not spec.strip():
+            raise AppInputError("there is no specification", hint="write one, or choose an example")
+        return self.pipeline.to_example(spec, **given)
+
+    def fill(self, name: str) -> tuple[str, str, str, str]:
+        """Specification, header, testbench and reference of an example."""
+        known = self.tasks.get(name)
+        return ("", "", "", "") if known is None else (
+            known.spec, known.header, known.testbench or "", known.reference or ""
+        )  # fmt: skip
+
+    def write(
+        self, name: str, spec: str, header: str, testbench: str, reference: str, rounds: int = 2
+    ) -> Iterator[Shown]:
+        """Write, check and repair, showing every attempt as it is judged."""
+        start, attempts = time.perf_counter(), []
+        yield "", look.empty("Writing …"), "", "", "", ""
+        try:
+            task = self.task(name, spec, header, testbench, reference)
+            for event in self.pipeline.attempts(task, rounds=int(rounds)):
+                if event.kind == "verified" and event.candidate is not None:
+                    attempts.append(event)
+                    yield self._shown(task, attempts, start)
+        except GraftError as error:
+            yield look.banner(error), "", "", "", trace(attempts), ""
+
+    def check(self, name: str, spec: str, header: str, testbench: str, reference: str, code: str) -> Shown:
+        """Judge code of the user's own."""
+        start = time.perf_counter()
+        try:
+            task = self.task(name, spec, header, testbench, reference)
+            if not code or not code.strip():
+                raise AppInputError("there is no code to check", hint="paste a module")
+            verdict = self.pipeline.harness().verify(task, code, wave=True)
+        except GraftError as error:
+            return look.banner(error), "", "", "", "", ""
+        return ("", listing(verdict), wave(verdict), says(verdict), "", self.ran(verdict, start))
+
+    def _shown(self, task: RtlExample, attempts: list[LoopEvent], start: float) -> Shown:
+        candidate = attempts[-1].candidate
+        assert candidate is not None
+        verdict: RtlVerdict = candidate.verdict.artifacts["verdict"]
+        first = next((a.candidate for a in attempts if a.candidate and not a.candidate.verdict.passed), None)
+        drawn = wave(verdict)
+        if verdict.passed and first is not None:
+            drawn = "<p>Where the first attempt differed:</p>" + wave(first.verdict.artifacts["verdict"])
+        return "", listing(verdict), drawn, says(verdict), trace(attempts), self.ran(verdict, start)
+
+    def cost(self, code: str, reference: str) -> str:
+        """Cells, flip-flops and depth of the code, beside those of the reference."""
+        from apps.rtl.ppa import cost
+
+        try:
+            if not code or not code.strip():
+                raise AppInputError("there is no code to measure", hint="write or paste a module first")
+            mine = cost(code)
+            theirs = cost(reference) if reference and reference.strip() else None
+        except GraftError as error:
+            return look.banner(error)
+        return bars(mine, theirs)
+
+    def schematic(self, code: str) -> str:
+        """The netlist as an image."""
+        from apps.rtl.schematic import schematic
+
+        try:
+            if not code or not code.strip():
+                raise AppInputError("there is no code to draw", hint="write or paste a module first")
+            drawn = schematic(code)
+        except GraftError as error:
+            return look.banner(error)
+        # As an image it can run nothing, whatever the names in the code are.
+        data = base64.b64encode(drawn.encode()).decode()
+        return f'<img alt="schematic" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
+
+    def evaluate(self, upload: str | None) -> tuple[str, list[list[Any]], list[list[Any]], str | None]:
+        """(banner, metric rows, problem rows, path of the report) of a JSONL of tasks with predictions."""
+        try:
+            if not upload:
+                raise AppInputError("nothing to score yet", hint="upload JSONL: spec, header, testbench, reference, "
+                                    "prediction (a text or a list)")  # fmt: skip
+            tasks, predictions = [], []
+            for number, row in json_lines(Path(upload), None):
+                if "prediction" not in row:
+                    raise DataError(
+                        "the row has no prediction", file=Path(upload).name, line=number, field="prediction"
+                    )
+                predictions.append(row.pop("prediction"))
+                tasks.append(example_from(row, file=Path(upload).name, line=number))
+            if len(tasks) > ROWS_CHECKED:
+                raise AppInputError(f"{len(tasks)} rows; this page judges at most {ROWS_CHECKED}",
+                                    hint="graft eval rtl --data … --predictions …")  # fmt: skip
+            samples = max((len(p) for p in predictions if isinstance(p, list)), default=1)
+            report = RtlEvaluator(k=tuple(k for k in (1, 5, 10) if k <= samples)).score(predictions, tasks)
+        except GraftError as error:
+            return look.banner(error), [], [], None
+        folder = tempfile.mkdtemp(prefix="graft-report-")
+        report.save(folder)
+        metrics = [[name, str(metric), metric.n] for name, metric in report.metrics.items()]
+        rows = [[r["id"], r.get("letters", ""), r.get("verdict", "")] for r in report.rows]
+        return "", metrics, rows, str(Path(folder) / "report.json")
+
+    def ran(self, verdict: RtlVerdict, start: float) -> str:
+        """Tools, isolation and times."""
+        harness = self.pipeline.harness()
+        versions = "".join(f"<li>{html.escape(v)}</li>" for v in harness.versions().values())
+        tiles = look.facts(
+            {
+                "engine": verdict.engine,
+                "isolation": harness.level,
+                "check, ms": f"{verdict.seconds * 1e3:.0f}",
+                "all, ms": f"{(time.perf_counter() - start) * 1e3:.0f}",
+                "samples": "–" if verdict.samples is None else str(verdict.samples),
+            }
+        )
+        weak = (
+            look.banner(["Weak isolation: this machine cannot hold untrusted code."]) if harness.level == "weak" else ""
+        )
+        return f"{weak}{tiles}<ul>{versions}</ul>"
+
+
+def says(verdict: RtlVerdict) -> str:
+    """The verdict in words: a green or red line, then what the model is told."""
+    colour = "#2f7d4f" if verdict.passed else "#b3261e"
+    head = f'<p style="color:{colour}"><b>{verdict.letter}</b> {html.escape(verdict.meaning)}</p>'
+    return head + (f"<pre>{html.escape(feedback(verdict))}</pre>" if not verdict.passed else "")
+
+
+def listing(verdict: RtlVerdict) -> str:
+    """The code with line numbers; lines with an error are marked and say it."""
+    marks = {d.line: d.message for d in verdict.diagnostics if d.error}
+    rows = []
+    for number, line in enumerate(verdict.code.splitlines(), 1):
+        style = ' style="background:#d3333322"' if number in marks else ""
+        note = f'  <i style="color:#b3261e">{html.escape(marks[number])}</i>' if number in marks else ""
+        rows.append(f'<div{style}><span style="opacity:.45">{number:>3} </span>{html.escape(line)}{note}</div>')
+    return f'<pre class="graft-prompt">{"".join(rows)}</pre>' if rows else look.empty("No code in the answer.")
+
+
+def wave(verdict: RtlVerdict) -> str:
+    """The waveform around the first difference."""
+    from apps.rtl.wave import picture
+
+    if verdict.wave is None:
+        return look.empty("No waveform: nothing was simulated.")
+    try:
+        return picture(verdict.wave, verdict.mismatch)
+    except GraftError as error:
+        return look.banner(error)
+
+
+def trace(attempts: list[LoopEvent]) -> str:
+    """Every attempt with its verdict."""
+    parts = []
+    for number, event in enumerate(attempts, 1):
+        assert event.candidate is not None
+        verdict = event.candidate.verdict
+        mark = "passes" if verdict.passed else f"{verdict.stage}, score {verdict.score:.2f}"
+        parts.append(
+            f"<details{' open' if number == len(attempts) else ''}><summary>attempt {number}: {mark}</summary>"
+            f"<pre>{html.escape(event.candidate.text.strip())}\n\n{html.escape(verdict.feedback)}</pre></details>"
+        )
+    return "".join(parts)
+
+
+def bars(mine: Any, theirs: Any) -> str:
+    """Bars of cells, flip-flops and depth; the reference's beside where there is one."""
+    rows = []
+    for name, word in (("cells", "gates"), ("flops", "flip-flops"), ("depth", "longest path, gates")):
+        pairs = [("this", getattr(mine, name), "#3b6ea8")] + (
+            [("reference", getattr(theirs, name), "#2f7d4f")] if theirs else []
+        )
+        most = max(value for _, value, _ in pairs) or 1
+        for who, value, colour in pairs:
+            rows.append(
+                f'<div style="display:flex;gap:.6em;align-items:center"><span style="width:14em">{word}, {who}</span>'
+                f'<span style="background:{colour};height:1em;width:{240 * value / most:.0f}px"></span>{value}</div>'
+            )
+    return "".join(rows)
+
+
+def describe(pipeline: RtlPipeline) -> list[str]:
+    """What is loaded, and how code is held."""
+    name = pipeline.source.get("path") or type(pipeline.engine).__name__.removesuffix("Engine").lower()
+    best = next((p for p in Sandbox.probe() if p.available), None)
+    return [f"model: {name}", f"isolation: {best.level} ({best.name})" if best else "isolation: none"]
+
+
+def build(pipeline: RtlPipeline) -> gr.Blocks:
+    """The page."""
+    page = Page(pipeline)
+    names = list(page.tasks)
+    with gr.Blocks(title="graft RTL", analytics_enabled=False) as blocks:
+        gr.HTML(look.header("RTL", "From a specification to Verilog that was simulated.", describe(pipeline)))
+        banner = gr.HTML()
+        with gr.Row():
+            with gr.Column(scale=2):
+                name = gr.Dropdown([*names, OWN], value=names[0], label="Task")
+                spec = gr.Textbox(page.tasks[names[0]].spec, label="Specification", lines=4)
+                header = gr.Textbox(page.tasks[names[0]].header, label="Module header", lines=6)
+                with gr.Accordion("Testbench and reference", open=False):
+                    testbench = gr.Textbox(page.tasks[names[0]].testbench, label="Testbench (module tb)", lines=8)
+                    reference = gr.Textbox(page.tasks[names[0]].reference, label="Reference", lines=8)
+                rounds = gr.Slider(0, 5, value=2, step=1, label="Repairs")
+                write = gr.Button("Write and check", variant="primary")
+                own = gr.Textbox(label="Code of your own", lines=8)
+                check = gr.Button("Check my code")
+            with gr.Column(scale=3):
+                verdict = gr.HTML(look.empty("Nothing was checked yet."))
+                code = gr.HTML()
+                with gr.Tabs():
+                    with gr.Tab("Waveform"):
+                        drawn = gr.HTML()
+                    with gr.Tab("Repair trace"):
+                        repairs = gr.HTML()
+                    with gr.Tab("Schematic"):
+                        draw = gr.Button("Draw")
+                        netlist = gr.HTML()
+                    with gr.Tab("Cost"):
+                        measure = gr.Button("Measure")
+                        costs = gr.HTML()
+                    with gr.Tab("What ran"):
+                        ran = gr.HTML()
+                    with gr.Tab("Evaluate"):
+                        upload = gr.File(label="JSONL of tasks with predictions", file_types=[".jsonl"])
+                        score = gr.Button("Score")
+                        metrics = gr.Dataframe(headers=["metric", "value", "n"], label="Metrics", interactive=False)
+                        rows = gr.Dataframe(headers=["id", "letters", "verdict"], label="Problems", interactive=False)
+                        report = gr.File(label="Report", interactive=False)
+        latest = gr.State("")
+        fields = [name, spec, header, testbench, reference]
+        panes = [banner, code, drawn, verdict, repairs, ran]
+        name.change(page.fill, name, fields[1:])
+
+        def written(*values: Any) -> Iterator[tuple]:
+            for shown in page.write(*values):
+                yield (*shown, plain(shown[1]))
+
+        def checked(*values: Any) -> tuple:
+            shown = page.check(*values)
+            return (*shown, plain(shown[1]))
+
+        write.click(written, [*fields, rounds], [*panes, latest])
+        check.click(checked, [*fields, own], [*panes, latest])
+        draw.click(page.schematic, latest, netlist)
+        measure.click(page.cost, [latest, reference], costs)
+        score.click(page.evaluate, upload, [banner, metrics, rows, report])
+    return blocks
+
+
+def plain(listed: str) -> str:
+    """The code back out of a listing."""
+    lines = re.findall(r'<span style="opacity:.45">[ \d]+ </span>(.*?)(?:  <i [^>]*>.*?</i>)?</div>', listed)
+    return html.unescape("\n".join(lines)) + ("\n" if lines else "")
