@@ -4,8 +4,8 @@ What a block keeps is told site by site (norms, projections, attention, MLP, ada
 autograd formulas of the kernels in use keep it: a product keeps its input only when its weight trains, scaled
 dot-product attention keeps q, k, v, its output and one number a head, a norm keeps its input in fp32. Fused kernels
 keep less (Dao et al. 2022; Hsu et al. 2024). With checkpointing (Chen et al. 2016) a block keeps its input alone and
-one block is alive at a time. The peak is the largest of three moments: the loss at the end of the forward pass, the
-last block's backward pass, and the optimizer's step.
+one block is alive at a time. The peak is the largest of four moments: the loss at the end of the forward pass, the
+last block's backward pass and the first one's, and the optimizer's step.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
         gpu: adds what the matrix library takes for itself.
     """
     shape, layers = work.shape, work.shape.layers
-    weights, adapters = weight_bytes(work), work.adapter_parameters * FP32
-    trained = work.adapter_parameters * FP32 if work.rank else shape.parameters * work.stored
-    gradients, optimizer = trained, 2 * trained
+    each = (2 if work.masters else FP32) if work.rank else work.stored
+    weights, adapters = weight_bytes(work), work.adapter_parameters * each
+    gradients = work.trainable * each
+    optimizer = work.trainable * (3 if work.masters else 2) * FP32
     block = sum(block_bytes(work).values()) * work.tokens
     edge = outside_bytes(work) + work.stored * shape.hidden * work.tokens
     recomputed = {"none": 0, "selective": layers // 2, "full": layers}[work.checkpointing]
@@ -70,17 +71,16 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
     # With one pass a step there are no gradients yet when the loss is computed.
     at_loss = gradients if work.accumulation > 1 else 0.0
     in_block = at_loss if work.accumulation > 1 else _first_gradients(work)
+    copies = copies_bytes(work)
     moments = {
-        "loss": (at_loss, kept, head_bytes(work), 0.0),
-        "block": (in_block, kept, 0.0, alive + backward_bytes(work)),
-        "step": (gradients, 0.0, 0.0, 0.0),
+        "loss": (at_loss, kept, head_bytes(work), copies),
+        "last block": (in_block, kept, 0.0, alive + backward_bytes(work) + (copies if alive == 0 else 0)),
+        "first block": (gradients, block, 0.0, backward_bytes(work) + _table_gradient(work)),
+        "step": (gradients, 0.0, 0.0, work.trainable * FP32 if work.masters else 0.0),
     }
     name = max(moments, key=lambda m: sum(moments[m]))
     held, activations, head, working = moments[name]
-    extra = copies_bytes(work) if name != "step" else 0.0
-    return Memory(
-        weights + extra, adapters, held, optimizer, activations, head, working + (WORKSPACE if gpu else 0), name
-    )
+    return Memory(weights, adapters, held, optimizer, activations, head, working + (WORKSPACE if gpu else 0), name)
 
 
 def weight_bytes(work: Workload) -> float:
@@ -93,11 +93,10 @@ def weight_bytes(work: Workload) -> float:
 
 
 def copies_bytes(work: Workload) -> float:
-    """Weights that autocast has turned into the compute format, kept for the backward pass."""
-    if work.stored <= work.compute or work.quantization != "none":
+    """Weights that autocast has turned into the compute format, kept for the backward pass; fused LoRA keeps none."""
+    if work.stored <= work.compute or work.quantization != "none" or "lora" in work.fused and work.rank:
         return 0.0
-    shape = work.shape
-    return work.compute * (shape.linear_weights + shape.vocabulary * shape.hidden)
+    return work.compute * work.shape.linear_weights
 
 
 def block_bytes(work: Workload) -> dict[str, float]:
@@ -114,7 +113,7 @@ def block_bytes(work: Workload) -> dict[str, float]:
         attention += 2 * a * (q - k)
     norms = 2.0 * _norm(work, h, fused)
     if shape.head_norms:
-        norms += _norm(work, q, False) + _norm(work, k, False)
+        norms += (FP32 + (a if full else 0)) * (q + k) + FP32 * (shape.heads + shape.kv_heads)
     inputs = _inputs_when_all_trains(work, fused) if full else _inputs_of_adapters(work, fused)
     low = 0.0 if full else a * work.rank * len(work.targets)
     return {"norms": norms, "inputs": inputs, "attention": attention, "mlp": _mlp(work, fused), "low rank": low}
@@ -201,6 +200,13 @@ def backward_bytes(work: Workload) -> float:
     grads = 4 if "layers" in work.fused else 3
     weight = a * shape.hidden * shape.ffn if work.quantization != "none" else 0
     return work.tokens * (grads * a * shape.ffn + 2 * work.stored * shape.hidden) + weight
+
+
+def _table_gradient(work: Workload) -> float:
+    """The embedding's gradient while it is added to what is there: the head's, or that of an earlier pass."""
+    shape = work.shape
+    added = work.rank == 0 and (shape.tied or work.accumulation > 1)
+    return work.stored * shape.vocabulary * shape.hidden if added else 0.0
 
 
 def _first_gradients(work: Workload) -> float:

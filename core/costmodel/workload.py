@@ -43,7 +43,8 @@ class Workload:
         rank: of the adapters; 0 trains all weights. targets: linear maps with an adapter, by name in the shape.
         adapter_dropout: whether the adapter's input has dropout.
         quantization: number format of the base's linear maps, or "none".
-        stored: bytes of a base weight that is not quantized. compute: bytes of what matrix products read and write.
+        stored: bytes of a weight that is not quantized, in the model. masters: the optimizer works on fp32 copies of
+            16-bit parameters. compute: bytes of what matrix products read and write.
         checkpointing: none, selective (every second block is recomputed in the backward pass) or full.
         masked: attention runs under a mask over the whole sequence, where no kernel knows packed documents.
         fused: what is computed in one: the head with its loss, layers (norms, phases, gated products), lora in them.
@@ -59,6 +60,7 @@ class Workload:
     quantization: str = "none"
     stored: int = 2
     compute: int = 2
+    masters: bool = False
     checkpointing: str = "none"
     masked: bool = False
     fused: frozenset[str] = frozenset()
@@ -103,6 +105,9 @@ class Workload:
         on_gpu = device != "cpu"
         named = BYTES.get(model.dtype) or (BYTES.get(shape.dtype or "fp32", 4) if on_gpu and model.path else 4)
         compute = {"bf16": 2, "fp32": 4}.get(backend.precision.compute, 2 if on_gpu else 4)
+        half = backend.precision.params == "bf16"
+        if spec is None:
+            named = 2 if half else 4
         return cls(
             shape=shape,
             micro=micro,
@@ -113,6 +118,7 @@ class Workload:
             adapter_dropout=bool(spec and spec.dropout),
             quantization=model.quantization,
             stored=named,
+            masters=half,
             compute=compute,
             checkpointing="none" if backend.activation_checkpoint == "auto" else backend.activation_checkpoint,
             masked=recipe.data.packing and not (backend.packed_attention == "varlen" or on_gpu),

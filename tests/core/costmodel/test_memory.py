@@ -104,8 +104,10 @@ def test_checkpointing_accumulation_and_formats_change_what_they_must():
     assert (four_bit.weights - dense) * 8 / EIGHT_B.linear_weights == pytest.approx(4.127, abs=0.001)
     once, twice = predict_memory(work.with_(micro=1)), predict_memory(work.with_(micro=2))
     assert twice.activations == pytest.approx(2 * once.activations, rel=0.01)
-    full = predict_memory(Workload(EIGHT_B, 1, 512))
-    assert full.optimizer == 2 * 2 * EIGHT_B.parameters and full.weights == 2 * EIGHT_B.parameters
+    full = predict_memory(Workload(EIGHT_B, 1, 512, stored=4))
+    assert full.optimizer == 2 * full.weights == 8 * EIGHT_B.parameters
+    half = predict_memory(Workload(EIGHT_B, 1, 512, stored=2, masters=True))
+    assert half.optimizer == 12 * EIGHT_B.parameters and half.weights == 2 * EIGHT_B.parameters
 
 
 def test_the_published_figure_of_a_plain_run_is_met():
