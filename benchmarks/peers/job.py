@@ -35,7 +35,7 @@ class Job:
 
     Args:
         rank: of LoRA on the seven projections; 0 trains everything. four_bit: base in NF4 with double quantization.
-        checkpoint: recompute activations. mixed: rows of mixed lengths, as instructions have them, instead of full ones.
+        checkpoint: recompute activations. mixed: rows of mixed lengths, as instructions have them.
     """
 
     shape: str = "llama-8b"

@@ -1,4 +1,4 @@
-"""One job with this repository's trainer: `python -m benchmarks.peers.run_graft --job J1 [--set backend.lora=plain]`."""
+"""One job with this repository's trainer: `python -m benchmarks.peers.run_graft --job J1 [--set KEY=VALUE]`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class DistillLoss:
         Args:
             student, teacher: last hidden states (N, d); heads turn them into logits. targets: (N,) ids.
         """
-        ce = kl = student.new_zeros((), dtype=torch.float32)
+        ce = kl = student.new_zeros((), dtype=torch.float32) if len(targets) else student.float().sum()
         for start in range(0, len(targets), self.chunk):
             piece = slice(start, start + self.chunk)
             other = None if teacher is None else teacher[piece]
