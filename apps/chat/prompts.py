@@ -77,14 +77,16 @@ def segments(messages: Messages, tokenizer: Any, template: str = "auto", *, ever
     """The conversation in pieces: what is given, and what the assistant says with the mark that ends its turn.
 
     Args:
-        messages: (role, text) turns. One that ends with the user gives a prompt that opens the assistant's turn.
+        messages: (role, text) turns. When the user is last they are a prompt, which opens the assistant's turn and in
+            which nothing is learnt.
         every_turn: learn all of the assistant's turns, or the last one alone.
 
     Raises:
         TemplateError: the model's template does not render a conversation turn by turn.
     """
     render = renderer(chosen(template, tokenizer), tokenizer)
-    last = max((i for i, (role, _) in enumerate(messages) if role == "assistant"), default=-1)
+    answered = bool(messages) and messages[-1][0] == "assistant"
+    last = len(messages) - 1 if answered else None
     found: list[Segment] = []
     done = ""
 
@@ -106,7 +108,7 @@ def segments(messages: Messages, tokenizer: Any, template: str = "auto", *, ever
     for index, (role, _) in enumerate(messages):
         if role == "assistant":
             add(render(messages[:index], True), False, messages[index - 1][1] if index else "")
-            add(render(messages[: index + 1], False), every_turn or index == last)
-    if not messages or messages[-1][0] != "assistant":
+            add(render(messages[: index + 1], False), index == last or (every_turn and answered))
+    if not answered:
         add(render(messages, True), False, messages[-1][1] if messages else "")
     return found

@@ -49,3 +49,25 @@ class TestLm(PipelineContract):
         [{"text": "abcd"}, {"text": "abab"}],
         {"bits_per_byte": 1.5, "perplexity": 8.0},
     )
+
+
+class TestChat(PipelineContract):
+    app = "chat"
+    inputs = ("Hello.", "What is the sum of two and forty, and why?", "Yes!")
+    row = {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."},
+                        {"role": "user", "content": "Who are you?"}], "answer": "A model."}  # fmt: skip
+    bad = (
+        ("", {}, AppInputError, "no question"),
+        ({"messages": [{"role": "assistant", "content": "Hi."}]}, {}, AppInputError, "no question"),
+        ({"messages": [{"role": "alien", "content": "Hi."}]}, {}, AppInputError, "turn 1"),
+        ({"mesages": []}, {}, AppInputError, "messages"),
+        ("many words " * 300, {}, GraftError, "context"),
+    )
+    golden = (
+        ["two plus two is four", ""],
+        [
+            {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "Two plus two is four."},
+            {"messages": [{"role": "user", "content": "x"}], "answer": "y"},
+        ],
+        {"rouge_l": 50.0, "exact": 50.0, "empty": 50.0},
+    )

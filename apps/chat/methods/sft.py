@@ -1,4 +1,7 @@
-"""`chat.sft`: supervised fine-tuning on conversations (Ouyang et al. 2022); what the assistant says carries the loss."""
+"""`chat.sft`: supervised fine-tuning on conversations (Ouyang et al. 2022).
+
+What the assistant says carries the loss, with the mark that ends its turn.
+"""
 
 from __future__ import annotations
 
