@@ -14,10 +14,11 @@ from core.errors import DataError
 
 @dataclass(frozen=True)
 class TextExample:
-    """A document."""
+    """A document. `lang` is the language it counts as in a mixture, "" where that is not known."""
 
     text: str
     id: str | None = None
+    lang: str = ""
 
 
 READERS: Registry = Registry("reader")
@@ -25,9 +26,14 @@ READERS: Registry = Registry("reader")
 
 @READERS.register("text")
 def text(
-    path: str, *, split: str | None = None, on_bad: BadRows, unit: Literal["file", "line"] = "file"
+    path: str,
+    *,
+    split: str | None = None,
+    on_bad: BadRows,
+    unit: Literal["file", "line", "paragraph"] = "file",
+    lang: str = "",
 ) -> Iterator[TextExample]:
-    """A text file or a folder of .txt files; a document is a file or a line. `split` names a sub-folder."""
+    """A text file or a folder of .txt files; a document is a file, line or paragraph. `split` names a sub-folder."""
     place = Path(path) / split if split else Path(path)
     if not place.exists():
         raise DataError("file not found", file=place)
@@ -40,22 +46,33 @@ def text(
         except (OSError, UnicodeDecodeError) as error:
             on_bad.handle(DataError(f"cannot be read as UTF-8: {error}", file=file))
             continue
-        parts = content.splitlines() if unit == "line" else [content]
+        parts = {"file": [content], "line": content.splitlines(), "paragraph": content.split("\n\n")}[unit]
         for number, part in enumerate(parts, 1):
             if part.strip():
-                yield TextExample(part.strip(), f"{file.name}:{number}")
+                yield TextExample(part.strip(), f"{file.name}:{number}", lang)
 
 
 @READERS.register("jsonl")
-def jsonl_text(path: str, *, split: str | None = None, on_bad: BadRows, field: str = "text") -> Iterator[TextExample]:
-    """JSONL with a text field; `split` is put before the suffix (data.train.jsonl)."""
+def jsonl_text(
+    path: str,
+    *,
+    split: str | None = None,
+    on_bad: BadRows,
+    field: str = "text",
+    lang: str = "",
+    lang_field: str = "lang",
+) -> Iterator[TextExample]:
+    """JSONL with a text field; `split` is put before the suffix (data.train.jsonl).
+
+    A row's language is its `lang_field`, where it has one, else `lang`.
+    """
     place = Path(path).with_suffix(f".{split}.jsonl") if split else Path(path)
     for number, row in jsonl(place, on_bad):
         value = row.get(field)
         if not isinstance(value, str) or not value.strip():
             on_bad.handle(DataError("no text", file=place, line=number, field=field, got=value, expected="text"))
             continue
-        yield TextExample(value, f"{place.name}:{number}")
+        yield TextExample(value, f"{place.name}:{number}", str(row.get(lang_field) or lang))
 
 
 @READERS.register("embedded")
@@ -75,10 +92,10 @@ def embedded(
 
     if split in (None, "train"):
         text_of = denoising if noise else monolingual
-        sides = [text_of(code) for code in (("de", "en") if lang == "both" else (lang,))]
-        for row in zip(*sides):
-            yield from (TextExample(sentence) for sentence in row)
+        codes = ("de", "en") if lang == "both" else (lang,)
+        for row in zip(*(text_of(code) for code in codes)):
+            yield from (TextExample(sentence, lang=code) for sentence, code in zip(row, codes))
     elif split == "dev":
-        yield from (TextExample(sentence) for sentence in held_out_text())
+        yield from (TextExample(s, lang="de" if i % 2 else "en") for i, s in enumerate(held_out_text()))
     else:
         raise DataError("unknown split of the embedded text", got=split, expected="train, dev")

@@ -40,12 +40,29 @@ class LmEvaluator(BaseEvaluator):
             "perplexity": Metric(math.exp(-total[0] / max(total[1], 1)), n, higher_is_better=False),
             "byte_entropy": Metric(byte_entropy([e.text for e in examples]), n, unit=" b/B", higher_is_better=False),
         }
+        chosen = {m: metrics[m] for m in self.metrics}
+        if "bits_per_byte" in chosen:
+            chosen.update(self._by_language(stats, examples, bits))
         rows = [
             {"text": e.text[:200], "bits_per_byte": bits(row), "tokens": int(row[1])} for e, row in zip(examples, stats)
         ]
         worst = sorted(rows, key=lambda row: -row["bits_per_byte"])[:20]
         signature = {"unit": "bits per UTF-8 byte", "first token": "conditioned on end of text"}
-        return Report(self.name, {m: metrics[m] for m in self.metrics}, signature, rows, worst, self.metrics[0])
+        return Report(self.name, chosen, signature, rows, worst, self.metrics[0])
+
+    @staticmethod
+    def _by_language(stats: np.ndarray, examples: Sequence[TextExample], bits: Any) -> dict[str, Metric]:
+        """The same of each language, where the texts have several."""
+        langs = sorted({e.lang for e in examples})
+        if len(langs) < 2:
+            return {}
+        picked = {lang: stats[[e.lang == lang for e in examples]] for lang in langs}
+        return {
+            f"bits_per_byte/{lang or 'unknown'}": Metric(
+                bits(part.sum(0)), len(part), bootstrap_ci(part, bits), " b/B", higher_is_better=False
+            )
+            for lang, part in picked.items()
+        }
 
 
 def byte_entropy(texts: Sequence[str]) -> float:

@@ -104,10 +104,10 @@ def test_prompt_and_continuation_join(pipeline):
 
 
 def test_pretraining_learns_every_token_and_the_end():
-    from apps.lm.methods.pretrain import pretrain
+    from apps.lm.methods.pretrain import PretrainConfig, pretrain
     from core.training.stage import StageContext
 
     examples = [TextExample("ein Satz"), TextExample("noch einer")]
-    stage = pretrain(StageContext(None, None, None, examples, examples[:1], None))
+    stage = pretrain(StageContext(None, PretrainConfig(), None, examples, examples[:1], None))
     assert stage.layout == "blocks" and len(stage.rows) == 2 and len(stage.eval_rows) == 1
     assert all(segment.train for row in stage.rows for segment in row)

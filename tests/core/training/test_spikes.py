@@ -16,7 +16,8 @@ from core.errors import BudgetExceeded
 from core.models.load import load_model
 from core.models.tokenizer import train_bpe
 from core.training import checkpoint
-from core.training.spikes import SpikeConfig, guarded, load_weights, threshold
+from core.training.spike_level import SpikeConfig, threshold
+from core.training.spikes import guarded, load_weights
 from core.training.trainer import SupervisedTrainer, mean_loss
 
 QUICK = SpikeConfig(every=2, deviations=8, window=16, patience=2)
