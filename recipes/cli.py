@@ -22,6 +22,7 @@ VERBS = {
     "compress": "bring a run or a model into fewer bits",
     "merge": "fold a run's adapters into its base",
     "export": "a run's adapter as other runtimes read it",
+    "chat": "talk to a run or a model in the terminal",
     "demo": "open an app's demo",
     "report": "write a run's one-page report",
     "runs": "list, follow, stop or resume the runs here",
