@@ -70,7 +70,10 @@ def _built(found: str) -> Path:
         handle, temporary = tempfile.mkstemp(dir=target.parent, suffix=".so")
         os.close(handle)
         try:
-            subprocess.run([found, *FLAGS, str(SOURCE), "-o", temporary], capture_output=True, timeout=120, check=True)
+            command = [found, *FLAGS, str(SOURCE), "-o", temporary]
+            # a compiler without OpenMP still makes a library of one thread
+            if subprocess.run([*command, "-fopenmp"], capture_output=True, timeout=120).returncode:
+                subprocess.run(command, capture_output=True, timeout=120, check=True)
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
