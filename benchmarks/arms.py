@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,9 +36,20 @@ class Arm:
 
 
 def compare(
-    arms: list[Arm], work: Path, *, model: str, steps: int, seeds: tuple[int, ...], workers: int, part: str = "all"
+    arms: list[Arm],
+    work: Path,
+    *,
+    model: str,
+    steps: int,
+    seeds: tuple[int, ...],
+    workers: int,
+    part: str = "all",
+    choose: Callable[[str, dict[float, Any], dict[str, Any]], float] | None = None,
 ) -> dict[str, Any]:
     """Every arm at every rate with the first seed, then at its best rate with the others.
+
+    Args:
+        choose: `(arm, {rate: run}, what was found so far) -> rate`; by default the least loss on new text.
 
     Returns:
         {"base": {A, B}, "arms": {name: {rate, trainable, search: {rate: run}, runs: [run of each seed]}}}; a run is
@@ -50,7 +62,7 @@ def compare(
     further = []
     for arm in arms:
         tried = {job["rate"]: run for job, run in zip(jobs, searched) if job["arm"] == arm.name}
-        best = min(tried, key=lambda rate: tried[rate]["B"])
+        best = (choose or least_loss)(arm.name, tried, out)
         out["arms"][arm.name] = {
             "rate": best, "trainable": tried[best]["trainable"], "search": tried, "runs": [tried[best]],
         }  # fmt: skip
@@ -58,6 +70,11 @@ def compare(
     for job, run in zip(further, run_jobs(further, work, workers)):
         out["arms"][job["arm"]]["runs"].append(run)
     return out
+
+
+def least_loss(name: str, tried: dict[float, Any], found: dict[str, Any]) -> float:
+    """The rate with the least loss on held-out new text."""
+    return min(tried, key=lambda rate: tried[rate]["B"])
 
 
 def _job(arm: Arm, rate: float, seed: int, model: str, steps: int, part: str) -> dict[str, Any]:
@@ -75,6 +92,11 @@ def gain(found: dict[str, Any], name: str) -> float:
 def forgetting(found: dict[str, Any], name: str) -> float:
     """Mean rise of the loss on known text over the seeds, in nats a token."""
     return statistics.mean(run["A"] for run in found["arms"][name]["runs"]) - found["base"]["A"]
+
+
+def seeds_run(found: dict[str, Any]) -> int:
+    """Seeds that every arm was run with."""
+    return min(len(arm["runs"]) for arm in found["arms"].values())
 
 
 def run_jobs(jobs: list[dict[str, Any]], work: Path, workers: int) -> list[dict[str, Any]]:
