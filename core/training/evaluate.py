@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,14 @@ from core.evaluation.report import Report
 
 
 def make_evaluator(app: App, config: EvalConfig) -> Any:
-    """The app's evaluator as the recipe sets it."""
+    """The app's evaluator as the recipe sets it. Raises `ConfigError` for an argument that it does not take."""
+    parameters = inspect.signature(app.evaluator_cls).parameters.values()
+    accepted = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.name != "metrics"]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in config.with_:
+        if name not in accepted and not open_ended:
+            hint = " ".join(filter(None, [nearest(name, accepted), f"it takes: {', '.join(accepted) or 'none'}"]))
+            raise ConfigError(f"the evaluator has no argument '{name}'", where=f"eval.with.{name}", hint=hint)
     return app.evaluator_cls(config.metrics or None, **config.with_)
 
 

@@ -27,6 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from core.config.load import dump_yaml, load_recipe, resolve_stages, smoke
+    from core.config.registry import get_app
+    from core.training.evaluate import check_select
 
     start = time.perf_counter()
     recipe = load_recipe(find(options.recipe), options.overrides)
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
                 seen.append(source)
                 print(check_source(recipe.app, source, stage.recipe.data.on_bad))
     check_model(recipe)
+    check_select(get_app(recipe.app), stages)
     methods = ", ".join(stage.method for stage in stages)
     seconds = time.perf_counter() - start
     print(f"{recipe.app}: {len(stages)} stage(s) {methods}; recipe is valid ({seconds:.1f} s)")
@@ -50,10 +53,9 @@ def run(options: argparse.Namespace) -> int:
 
 def check_source(app_name: str, source, on_bad: str) -> str:
     """Read the first rows of one source. Returns the line to print; raises `DataError` with file and line."""
-    from core.data.rows import BadRows
-
     from core.config.load import missing_variables
     from core.config.registry import get_app
+    from core.data.rows import BadRows
     from core.errors import DataError
 
     for name in missing_variables(source.path):
@@ -67,11 +69,20 @@ def check_source(app_name: str, source, on_bad: str) -> str:
 
 
 def check_model(recipe) -> None:
-    """A local model folder exists and holds a config; names of hub models are not looked up."""
+    """A preset is known; a local model folder exists and holds a config; names of hub models are not looked up."""
     from pathlib import Path
 
-    from core.errors import ConfigError
+    from core.errors import ConfigError, nearest
+    from core.models.presets import PRESETS
 
+    name, tokenizer = recipe.model.preset, recipe.model.tokenizer or ""
+    if name is not None and name not in PRESETS:
+        hint = " ".join(filter(None, [nearest(name, PRESETS), f"known: {', '.join(PRESETS)}"]))
+        raise ConfigError(f"unknown preset '{name}'", where=place_of(recipe, "preset"), hint=hint)
+    if tokenizer.startswith("bpe:") and not tokenizer.removeprefix("bpe:").isdigit():
+        raise ConfigError(
+            "a trained tokenizer is written bpe:SIZE", where=place_of(recipe, "tokenizer"), hint="e.g. bpe:8192"
+        )
     path = recipe.model.path
     if path in (None, "embedded"):
         return
@@ -83,3 +94,8 @@ def check_model(recipe) -> None:
             raise ConfigError("the folder holds no model (no config.json)", where=path)
     elif looks_local:
         raise ConfigError("model folder not found", where=path)
+
+
+def place_of(recipe, key: str) -> str:
+    """File and line of a key of the model block."""
+    return recipe.source.places.of(("model", key)) if recipe.source else f"model.{key}"
