@@ -2,8 +2,8 @@
 
 A pretrained 22M-parameter Llama, held-out news text, three draws of calibration text. Outliers, which small models do
 not have, are injected by a rescaling that leaves the function as it is: four gains of every norm times 50. The targets
-are those that a 30M model of the same family reached with the same solvers' definitions. A GPU is used where there is one
-(the minutes are for it).
+are those that a 30M model of the same family reached with the same solvers' definitions. A GPU is used where there is
+one, and the minutes are for it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def measure(setting: Setting) -> Measured:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = "tiny-7m" if setting.quick else "small-22m"
     seeds = SEEDS[:1] if setting.quick else SEEDS
-    size = (8, 16, 128) if setting.quick else (64, 96, 256)
+    size = (48, 8, 128) if setting.quick else (128, 64, 512)
     start = time.perf_counter()
     rows: list[dict[str, Any]] = []
     for seed in seeds:

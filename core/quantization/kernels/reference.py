@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from core.quantization import activations, grids, scales
+from core.quantization.kernels.triton import decode as fast
 from core.quantization.packing import unpack
 from core.quantization.spec import QuantSpec
 
@@ -48,6 +49,8 @@ class Form:
 def decode(state: Sequence[torch.Tensor], form: Form, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The matrix (N, K) that a state stands for, values beside it included; fp32 unless `dtype` says otherwise."""
     tensors = form.named(state)
+    if tensors["planes"].is_cuda and "sparse_val" not in tensors and fast.available():
+        return fast.decode(tensors, form.spec, form.inputs, dtype or torch.float32)
     codes = unpack(tensors["planes"], form.inputs)
     params = {name: tensors[name] for name in ("zero", "selector", "levels") if name in tensors}
     if form.spec.grid != "learned":

@@ -17,7 +17,7 @@ from torch import nn
 from core.errors import BackendUnavailable, ConfigError, nearest
 from core.quantization.kernels import reference
 
-KERNELS = {"lut": "core.quantization.kernels.cpu.lut", "triton": "core.quantization.kernels.triton.w_a16"}
+KERNELS = {"lut": "core.quantization.kernels.cpu.lut", "w4": "core.quantization.kernels.cuda.w4_a16"}
 
 
 def prepare(layer: Any, kernel: str = "auto") -> Any:
