@@ -79,6 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     _add_outer(grad_weight, logits, hidden[part])
                 if grad_bias is not None:
                     grad_bias += logits.sum(0, dtype=torch.float32)
+                del logits
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return total
