@@ -53,9 +53,12 @@ def score_pipeline(pipeline: Any, evaluator: Any, examples: Sequence[Any], sampl
 def score_within(
     pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any], max_seconds: float
 ) -> Report:
-    """As many of the first examples as fit into `max_seconds`, at least one chunk; the report's n says how many."""
+    """As many of the first examples as fit into `max_seconds`, at least one chunk; the report's n says how many.
+
+    A pipeline whose predictions rest on each other (`predicts_together`: a search needs all documents) gets them whole.
+    """
     start, done, predictions = time.perf_counter(), 0, []
-    chunk = 64
+    chunk = len(examples) if getattr(pipeline, "predicts_together", False) else 64
     while done < len(examples):
         predictions += pipeline.predict(list(examples[done : done + chunk]), **sampling)
         done = len(predictions)
