@@ -1,0 +1,1 @@
+"""Training methods for embeddings, one file per paper; importing a file registers its methods."""
