@@ -227,7 +227,7 @@ class RefineLoop:
             (drawn,) = self.generator.generate([prompt], self.samples, sampling)
             tokens += sum(map(len, drawn.ids)) if any(drawn.ids) else sum(len(t) // 4 + 1 for t in drawn.texts)
             yield self._event("generated", number, prompt=prompt, texts=tuple(drawn.texts))
-            fresh = [t for t in dict.fromkeys(drawn.texts) if _normal(t) not in pool]
+            fresh = list({_normal(t): t for t in reversed(drawn.texts) if _normal(t) not in pool}.values())[::-1]
             if self.budget.verifies is not None:
                 fresh = fresh[: max(0, self.budget.verifies - verifies)]
             verdicts = iter(list(self.imap(lambda text: self.verifier.verify(task, text), fresh)))

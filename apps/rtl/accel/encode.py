@@ -1,7 +1,7 @@
 """Signed numbers as digits of radix 4, and how many of them are not zero: each one is a partial product to add.
 
-Booth's recoding takes digits from {−2, −1, 0, 1, 2}. Recoding sign and magnitude apart with digits {−1, 0, 1, 2} and the
-carry of 3 = 4 − 1 needs fewer. Skipping zero digits is what makes their number matter.
+Booth's recoding takes digits from {−2, −1, 0, 1, 2}. Recoding sign and magnitude apart with digits {−1, 0, 1, 2} and
+the carry of 3 = 4 − 1 needs fewer. Skipping zero digits is what makes their number matter.
 """
 
 from __future__ import annotations
