@@ -11,6 +11,7 @@ from core.adapters.presets import adapter_preset
 from core.adapters.seq_bottleneck import SeqBottleneckConfig
 from core.config.registry import BuildContext
 from core.config.schema import AdapterConfig
+from core.errors import UnsupportedError
 from core.models.topology import ROLES, ModelTopology
 
 
@@ -43,6 +44,22 @@ def prefix(model: Any, spec: AdapterConfig, options: Any, context: BuildContext)
 def seq_bottleneck(model: Any, spec: AdapterConfig, options: Any, context: BuildContext) -> Any:
     """A bottleneck behind every block."""
     return _attach(model, spec, SeqBottleneckConfig(**dataclasses.asdict(options)), context)
+
+
+def no_recomputation(trainer_cls: type, model: Any, options: Any) -> tuple[type, list[Any]]:
+    """The Trainer of prefixes, which refuses activation checkpointing: recomputation would silently drop the prefix."""
+
+    class PrefixTrainer(trainer_cls):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            if self.args.gradient_checkpointing:
+                raise UnsupportedError(
+                    "the keys and values of a prefix are lost when activations are recomputed",
+                    where="backend.activation_checkpoint",
+                    hint="set it to none, or take another adapter",
+                )
+
+    return PrefixTrainer, []
 
 
 def named_targets(model: Any, spec: AdapterConfig) -> list[str] | None:

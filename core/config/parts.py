@@ -48,7 +48,10 @@ def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
         spec = quantizer.parsed(model.quantization)
     except ConfigError as error:
         raise ConfigError(error.what, where=where, hint=error.hint) from None
-    if not (spec and spec.trained) and not any(spec.path is None for spec in model.adapters):
+    learns = any(adapter.path is None for adapter in model.adapters) or any(
+        edit.get("kind") in EDITS and EDITS.get(edit["kind"]).trains for edit in model.edits
+    )
+    if not (spec and spec.trained) and not learns:
         raise ConfigError(
             "quantized weights are frozen, and no adapter trains",
             where=where,

@@ -112,11 +112,13 @@ class BuildContext:
         seed: of everything random; equal seeds give equal weights.
         tokenizer: the run's, None where there is none.
         texts: training text for parts that calibrate; empty where there is none.
+        dense: names of linear maps that a number format leaves alone, because they train.
     """
 
     seed: int = 0
     tokenizer: Any = None
     texts: Sequence[str] = ()
+    dense: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,14 @@ class Part:
         trainer: `(trainer class, model, options) -> (trainer class, callbacks)` for parts that take part in the
             training steps; empty for the others.
         packs: whether rows that share a sequence stay apart under it.
+        trains: whether an edit brings parts that train while the rest is frozen, and may be quantized.
     """
 
     build: str
     options: str = "core.config.registry:NoOptions"
     trainer: str = ""
     packs: bool = True
+    trains: bool = False
 
     @cached_property
     def options_cls(self) -> type:
@@ -160,14 +164,22 @@ for _kind, _part in {
     "series": Part("core.adapters.build:series", "core.config.adapters:PresetOptions"),
     "series_after_mlp": Part("core.adapters.build:series_after_mlp", "core.config.adapters:PresetOptions"),
     "parallel": Part("core.adapters.build:parallel", "core.config.adapters:PresetOptions"),
-    "prefix": Part("core.adapters.build:prefix", "core.config.adapters:PrefixOptions", packs=False),
+    "prefix": Part(
+        "core.adapters.build:prefix",
+        "core.config.adapters:PrefixOptions",
+        "core.adapters.build:no_recomputation",
+        packs=False,
+    ),  # fmt: skip
     "seq_bottleneck": Part("core.adapters.build:seq_bottleneck", "core.config.adapters:SeqBottleneckOptions"),
 }.items():
     ADAPTERS.register(_kind)(_part)
 
 for _kind, _part in {
     "control": Part(
-        "core.control.expand:build", "core.control.options:ControlConfig", trainer="core.control.trainer:hook"
+        "core.control.expand:build",
+        "core.control.options:ControlConfig",
+        trainer="core.control.trainer:hook",
+        trains=True,
     ),
     "ladder": Part("core.control.ladder:build", "core.control.options:LadderOptions"),
     "skip_ffn": Part("core.control.skip:build", "core.control.options:SkipOptions"),

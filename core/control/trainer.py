@@ -19,6 +19,15 @@ class ControlTrainerMixin:
     The distance and the weight of each new branch are logged beside the loss.
     """
 
+    def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
+        # the Trainer refuses quantized models without peft; here the frozen branches are quantized and the new are not
+        quantized = getattr(model, "is_quantized", False)
+        if quantized:
+            model.is_quantized = False
+        super().__init__(model, *args, **kwargs)
+        if quantized:
+            model.is_quantized = True
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

@@ -127,6 +127,9 @@ class Edited:
     """What an edited model does beyond its base class: it replays its ops when it is built, and saves them."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        # a config in memory counts the blocks and slots of the edited model, the ops start from the base's
+        for name, value in config.graft["originals"].items():
+            setattr(config, name, value)
         super().__init__(config, *args, **kwargs)
         for op in config.graft["ops"]:
             arguments = {name: value for name, value in op.items() if name != "kind"}

@@ -8,22 +8,24 @@ stay as they are. This module knows transformers' loading and nothing of trainin
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from core.errors import BackendUnavailable
 
 
-def loading(spec: str, compute_dtype: Any) -> dict[str, Any]:
+def loading(spec: str, compute_dtype: Any, dense: Sequence[str] = ()) -> dict[str, Any]:
     """Arguments of `from_pretrained` that quantize each weight as it is read.
 
     Args:
-        spec: "nf4" or "int8". compute_dtype: of the matrix products.
+        spec: "nf4" or "int8". compute_dtype: of the matrix products. dense: names of maps that stay as they are.
     """
     from transformers import BitsAndBytesConfig
 
     require()
+    skipped = [*dense, "lm_head"] if dense else None
     if spec == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -31,6 +33,7 @@ def loading(spec: str, compute_dtype: Any) -> dict[str, Any]:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=compute_dtype,
             bnb_4bit_quant_storage="uint8",
+            llm_int8_skip_modules=skipped,
         )
     return {"quantization_config": config}
 
@@ -91,7 +94,8 @@ def apply(model: Any, spec: str, device: str, context: Any = None) -> Any:
     from core.models.rope import keep_exact
     from core.quantization.load import compute_dtype
 
-    options = {**loading(spec, compute_dtype(device)), "device_map": {"": device}}
+    dense = () if context is None else context.dense
+    options = {**loading(spec, compute_dtype(device), dense), "device_map": {"": device}}
     made = type(model).from_pretrained(
         None, config=model.config, state_dict=model.state_dict(), dtype=next(model.parameters()).dtype, **options
     )

@@ -56,10 +56,23 @@ def load_base(
         model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed, extra=extra)
     else:
         model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed)
-        context = BuildContext(seed, tokenizer, texts)
-        model = quantizer.applied(model if edit is None else edit(model), spec, device, context)
+        model = model if edit is None else edit(model)
+        learning = learning_parts(model)
+        context = BuildContext(seed, tokenizer, texts, learning)
+        model = quantizer.applied(model, spec, device, context)
+        if learning:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(name.rpartition(".")[0] in learning)
     model.graft_quantization = spec
     return model
+
+
+def learning_parts(model: Any) -> tuple[str, ...]:
+    """Names of the modules that train while the rest of an edited model is frozen; empty where all or nothing does."""
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    if all(wanted.values()) or not any(wanted.values()):
+        return ()
+    return tuple(sorted({name.rpartition(".")[0] for name, trains in wanted.items() if trains}))
 
 
 def apply_preset(model: Any, spec: str, device: str, context: BuildContext | None = None) -> Any:
@@ -87,7 +100,7 @@ def apply_preset(model: Any, spec: str, device: str, context: BuildContext | Non
                 hint="graft compress makes a folder of codes once; give that folder as model.path",
             )  # fmt: skip
         calib = token_batches(context.tokenizer, context.texts, CALIBRATION_LENGTH, CALIBRATION_ROWS)
-    quantize_model(model, wanted, calib)
+    quantize_model(model, wanted, calib, skip=() if context is None else context.dense)
     return model
 
 
