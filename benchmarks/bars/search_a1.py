@@ -1,8 +1,8 @@
 """Searching allocations by the three rules needs fewer trials than random search and a Parzen estimator.
 
 On worlds of recorded outcomes (`benchmarks/search_world.py`): 13,824 allocations, the optimum within the budget known
-by trying all. A trial counts until the score is within 1 % of the optimum; a search that does not get there in 400 counts
-as 401.
+by trying all. A trial counts until the score is within 1 % of the optimum; a search that does not get there in 400
+counts as 401.
 """
 
 from __future__ import annotations

@@ -227,17 +227,20 @@ class RefineLoop:
             (drawn,) = self.generator.generate([prompt], self.samples, sampling)
             tokens += sum(map(len, drawn.ids)) if any(drawn.ids) else sum(len(t) // 4 + 1 for t in drawn.texts)
             yield self._event("generated", number, prompt=prompt, texts=tuple(drawn.texts))
-            fresh = list({_normal(t): t for t in reversed(drawn.texts) if _normal(t) not in pool}.values())[::-1]
+            fresh: list[str] = []
+            for text in drawn.texts:
+                if _normal(text) not in pool and all(_normal(text) != _normal(other) for other in fresh):
+                    fresh.append(text)
             if self.budget.verifies is not None:
                 fresh = fresh[: max(0, self.budget.verifies - verifies)]
-            verdicts = iter(list(self.imap(lambda text: self.verifier.verify(task, text), fresh)))
+            verdicts = dict(zip(fresh, self.imap(lambda text: self.verifier.verify(task, text), fresh)))
             improved = False
             for text in drawn.texts:
                 known = _normal(text) in pool
                 if not known:
-                    if text not in fresh:
+                    if text not in verdicts:
                         continue
-                    verdict = next(verdicts)
+                    verdict = verdicts[text]
                     verifies += 1
                     pool[_normal(text)] = Candidate(text, verdict, number, self._order(verdict))
                 last = pool[_normal(text)]

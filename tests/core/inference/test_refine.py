@@ -80,9 +80,12 @@ def test_what_the_model_is_shown_depends_on_the_strategy():
 
 
 def test_equal_texts_are_verified_once():
-    _, judge, run = loop([["run 0.1", "run  0.1"], ["run 0.1", "run 0.2"]])
+    _, judge, run = loop([["run 0.1", "run  0.1"], ["run 0.1", "run 0.2"], ["run 0.3", "run 0.4", "run 0.3"]])
     events = list(run.run("t"))
-    assert judge.seen == ["run 0.1", "run 0.2"] and sum(e.known for e in events) == 2
+    assert judge.seen == ["run 0.1", "run 0.2", "run 0.3", "run 0.4"] and sum(e.known for e in events) == 3
+    for event in events:
+        if event.kind == "verified":
+            assert event.candidate.verdict.score == float(event.candidate.text.split()[1])
 
 
 @pytest.mark.parametrize(
