@@ -63,6 +63,9 @@ def ranges(weight: torch.Tensor, spec: QuantSpec, clip: Any = None) -> dict[str,
 
 def _absmax_scale(weight: torch.Tensor, spec: QuantSpec) -> torch.Tensor:
     peak = grouped(weight, spec).abs().amax(-1)
+    if spec.grid == "bipolar":
+        # without a level at zero, only a scale of zero decodes to it
+        return peak / _top(spec)
     return torch.where(peak == 0, torch.ones_like(peak), peak / _top(spec))
 
 

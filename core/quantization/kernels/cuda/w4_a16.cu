@@ -8,9 +8,8 @@
 // The order of inputs inside a group is free as long as both operands agree: fragment t holds inputs 32t … 32t + 31, so
 // that activations are read 16 bytes at a time as they lie in memory.
 //
-// Compile with NT (tiles of 8 rows of x), WN (tiles of 16 outputs in a block), WK (parts of K in a block), HALF, UNROLL.
+// Compile with NT (tiles of 8 rows of x), WN (tiles of 16 outputs in a block), WK (parts of K in a block), HALF, DEPTH (groups in flight).
 
-constexpr int DEPTH = UNROLL;
 typedef unsigned int u32;
 typedef unsigned short u16;
 
@@ -27,7 +26,7 @@ typedef unsigned short u16;
 #endif
 
 __device__ __forceinline__ void mma(float* d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile(MMA " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm(MMA " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -51,7 +50,7 @@ __device__ __forceinline__ u16 to_output(float value) {
 // Weights are read once: they pass by the first cache level.
 __device__ __forceinline__ uint4 stream(const uint4* p) {
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
@@ -74,44 +73,55 @@ w4_a16(const uint4* __restrict__ weights, const u32* __restrict__ scales, const 
     if (inside) {
         const uint4* w = weights + (long long)tile * groups * 64 + lane;
         const u32* s = scales + (long long)tile * groups * 16;
-#pragma unroll DEPTH
-        for (int group = first; group < last; ++group) {
-            const uint4 w0 = stream(w + group * 64), w1 = stream(w + group * 64 + 32);
-            const u32 low = s[group * 16 + g], high = s[group * 16 + g + 8];
-            float d[NT][4], o[NT][4];
-            uint4 b[NT][4];
+        for (int base = first; base < last; base += DEPTH) {
+            // loads of DEPTH groups are under way before the first is needed
+            uint4 w0[DEPTH], w1[DEPTH], b[DEPTH][NT][4];
+            u32 low[DEPTH], high[DEPTH];
 #pragma unroll
-            for (int n = 0; n < NT; ++n) {
-                const int row = n * 8 + g;
+            for (int j = 0; j < DEPTH; ++j) {
+                const int group = base + j < last ? base + j : last - 1;
+                w0[j] = stream(w + group * 64), w1[j] = stream(w + group * 64 + 32);
+                low[j] = s[group * 16 + g], high[j] = s[group * 16 + g + 8];
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    d[n][i] = 0.0f, o[n][i] = 0.0f;
-                    // a group of 128 halves is 16 vectors, and a lane's part 4 of them
-                    b[n][i] = row < rows ? x[((long long)row * inputs >> 3) + group * 16 + t * 4 + i]
-                                         : make_uint4(0, 0, 0, 0);
-                }
+                for (int n = 0; n < NT; ++n)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        const int row = n * 8 + g;
+                        // a group of 128 halves is 16 vectors, and a lane's part 4 of them
+                        b[j][n][i] = row < rows ? x[((long long)row * inputs >> 3) + group * 16 + t * 4 + i]
+                                                : make_uint4(0, 0, 0, 0);
+                    }
             }
-            const u32 word[8] = {w0.x, w0.y, w0.z, w0.w, w1.x, w1.y, w1.z, w1.w};
 #pragma unroll
-            for (int k = 0; k < 8; ++k) {
-                const u32 a0 = (word[k] & 0x000F000Fu) | MAGIC, a1 = ((word[k] >> 4) & 0x000F000Fu) | MAGIC;
-                const u32 a2 = ((word[k] >> 8) & 0x000F000Fu) | MAGIC, a3 = ((word[k] >> 12) & 0x000F000Fu) | MAGIC;
+            for (int j = 0; j < DEPTH; ++j) {
+                if (base + j >= last) break;
+                float d[NT][4], o[NT][4];
+#pragma unroll
+                for (int n = 0; n < NT; ++n)
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) d[n][i] = 0.0f, o[n][i] = 0.0f;
+                const u32 word[8] = {w0[j].x, w0[j].y, w0[j].z, w0[j].w, w1[j].x, w1[j].y, w1[j].z, w1[j].w};
+#pragma unroll
+                for (int k = 0; k < 8; ++k) {
+                    const u32 a0 = (word[k] & 0x000F000Fu) | MAGIC, a1 = ((word[k] >> 4) & 0x000F000Fu) | MAGIC;
+                    const u32 a2 = ((word[k] >> 8) & 0x000F000Fu) | MAGIC, a3 = ((word[k] >> 12) & 0x000F000Fu) | MAGIC;
+#pragma unroll
+                    for (int n = 0; n < NT; ++n) {
+                        const uint4 v = b[j][n][k / 2];
+                        const u32 b0 = k % 2 ? v.z : v.x, b1 = k % 2 ? v.w : v.y;
+                        mma(d[n], a0, a1, a2, a3, b0, b1);
+                        mma(o[n], ONES, ONES, ONES, ONES, b0, b1);
+                    }
+                }
+                const float s0 = from_half(low[j]), s1 = from_half(high[j]);
+                const float z0 = BASE + from_half(low[j] >> 16), z1 = BASE + from_half(high[j] >> 16);
 #pragma unroll
                 for (int n = 0; n < NT; ++n) {
-                    const uint4 v = b[n][k / 2];
-                    const u32 b0 = k % 2 ? v.z : v.x, b1 = k % 2 ? v.w : v.y;
-                    mma(d[n], a0, a1, a2, a3, b0, b1);
-                    mma(o[n], ONES, ONES, ONES, ONES, b0, b1);
+                    sum[n][0] += s0 * (d[n][0] - z0 * o[n][0]);
+                    sum[n][1] += s0 * (d[n][1] - z0 * o[n][1]);
+                    sum[n][2] += s1 * (d[n][2] - z1 * o[n][2]);
+                    sum[n][3] += s1 * (d[n][3] - z1 * o[n][3]);
                 }
-            }
-            const float s0 = from_half(low), s1 = from_half(high);
-            const float z0 = BASE + from_half(low >> 16), z1 = BASE + from_half(high >> 16);
-#pragma unroll
-            for (int n = 0; n < NT; ++n) {
-                sum[n][0] += s0 * (d[n][0] - z0 * o[n][0]);
-                sum[n][1] += s0 * (d[n][1] - z0 * o[n][1]);
-                sum[n][2] += s1 * (d[n][2] - z1 * o[n][2]);
-                sum[n][3] += s1 * (d[n][3] - z1 * o[n][3]);
             }
         }
     }

@@ -133,6 +133,6 @@ def block_shape(outputs: int, inputs: int, tiles: int) -> tuple[int, int]:
 @functools.cache
 def _compiled(tiles: int, wn: int, wk: int, half: bool, capability: tuple[int, int]) -> Any:
     source = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
-    sizes = {"NT": tiles, "WN": wn, "WK": wk, "HALF": int(half), "UNROLL": 4 if tiles == 1 else 2}
+    sizes = {"NT": tiles, "WN": wn, "WK": wk, "HALF": int(half), "DEPTH": 4 if tiles == 1 else 2}
     defined = "".join(f"#define {name} {value}\n" for name, value in sizes.items())
     return torch.cuda._compile_kernel(defined + source, "w4_a16", compute_capability="".join(map(str, capability)))

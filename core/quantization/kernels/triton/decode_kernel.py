@@ -1,0 +1,41 @@
+"""The Triton kernel of `decode`; importing this module needs Triton."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def decode_planes(
+    planes, scale, zero, selector, table, out, inputs, words, groups, width, fixed,
+    BITS: tl.constexpr, KIND: tl.constexpr, ZERO: tl.constexpr, SELECT: tl.constexpr, SHARED: tl.constexpr,
+    WORDS: tl.constexpr,
+):  # fmt: skip
+    """One row and WORDS words of its planes: assemble codes, look up or scale, write."""
+    row = tl.program_id(0).to(tl.int64)
+    word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    bit = tl.arange(0, 32)
+    codes = tl.zeros((WORDS, 32), dtype=tl.int32)
+    for plane in tl.static_range(BITS):
+        packed = tl.load(planes + (row * BITS + plane) * words + word, mask=word < words, other=0)
+        codes += ((packed[:, None] >> bit[None, :]) & 1) << plane
+    k = word[:, None] * 32 + bit[None, :]
+    inside = k < inputs
+    owner = 0 if SHARED else row
+    if KIND == 2:
+        value = tl.load(table + owner * (1 << BITS) + codes, mask=inside, other=0.0)
+    else:
+        place = owner * groups + k // width
+        s = tl.load(scale + place, mask=inside, other=0.0)
+        if KIND == 1:
+            book = codes
+            if SELECT:
+                book += tl.load(selector + place, mask=inside, other=0).to(tl.int32) << BITS
+            value = tl.load(table + book, mask=inside, other=0.0) * s
+        else:
+            if ZERO:
+                value = (codes.to(tl.float32) - tl.load(zero + place, mask=inside, other=0).to(tl.float32)) * s
+            else:
+                value = (codes.to(tl.float32) - fixed) * s
+    tl.store(out + row * inputs + k, value.to(out.dtype.element_ty), mask=inside)
