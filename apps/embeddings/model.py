@@ -8,7 +8,6 @@ masks; whether the installed version does is tried out on the model itself.
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from apps.embeddings.latent import LatentAttentionPooling
 from apps.embeddings.options import EmbeddingOptions
 from core.config.parts import edit_options
 from core.config.schema import ModelConfig
-from core.errors import CheckpointError, ConfigError, UnsupportedError
+from core.errors import ConfigError, UnsupportedError
 
 POOLINGS = {"mean": "mean", "last": "lasttoken", "cls": "cls"}
 
@@ -168,22 +167,41 @@ def pooling_for(encoder: Any, options: EmbeddingOptions, own: Any = None) -> Any
 
 
 def library_parts(config: ModelConfig) -> tuple[Any, list[Any], bool] | None:
-    """Encoder, the modules behind it, and whether the last one normalises; None when it is no library folder."""
+    """Encoder, the modules behind it, and whether the last one normalises; None when it is no library folder.
+
+    Modules are those of the library and our own; code that comes with a model is not run.
+
+    Raises:
+        UnsupportedError: a module of another kind.
+    """
+    from core.config.files import read_json
     from core.models.load import DTYPES, resolve_path
 
     folder = Path(resolve_path(config.path)) if config.path else None
     if folder is None or not (folder / "modules.json").is_file():
         return None
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
 
-    kinds = [entry["type"].rpartition(".")[2] for entry in json.loads((folder / "modules.json").read_text())]
-    if kinds[0] not in ("Transformer",):
-        raise CheckpointError(f"the model begins with a {kinds[0]}", where=str(folder), hint="it must be a Transformer")
+    known = {kind.__name__: kind for kind in (Transformer, Pooling, Dense, Normalize, LatentAttentionPooling)}
+    entries = read_json(folder / "modules.json")
+    kinds = [entry["type"].rpartition(".")[2] for entry in entries]
+    strange = [kind for kind in kinds if kind not in known]
+    if strange or kinds[0] != "Transformer" or "Transformer" in kinds[1:]:
+        raise UnsupportedError(
+            f"the model is made of {', '.join(kinds)}",
+            where=str(folder / "modules.json"),
+            hint="a Transformer, then any of Pooling, LatentAttentionPooling, Dense, Normalize",
+        )
     dtype = getattr(torch, DTYPES.get(config.dtype, "float32"))
-    opened_model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": dtype}, local_files_only=True)
-    modules = list(opened_model)
-    normalize = kinds[-1] == "Normalize"
-    return modules[0].auto_model, modules[1 : -1 if normalize else None], normalize
+    first = Transformer.load(
+        str(folder), subfolder=entries[0]["path"], model_kwargs={"dtype": dtype}, local_files_only=True
+    )
+    rest = [known[kind].load(str(folder), subfolder=entry["path"], local_files_only=True)
+            for kind, entry in zip(kinds[1:], entries[1:]) if kind != "Normalize"]  # fmt: skip
+    encoder = first.auto_model
+    encoder.graft_max_length = first.max_seq_length
+    return encoder, rest, kinds[-1] == "Normalize"
 
 
 def base_encoder(config: ModelConfig, tokenizer: Any, device: str, seed: int) -> Any:

@@ -109,7 +109,8 @@ class EmbeddingPipeline:
     @property
     def max_length(self) -> int:
         """Tokens of a text that are read."""
-        limits = [self.config.max_length, getattr(self.model.config, "max_position_embeddings", None)]
+        own = getattr(self.model.encoder, "graft_max_length", None)
+        limits = [self.config.max_length or own, getattr(self.model.config, "max_position_embeddings", None)]
         return min([limit for limit in limits if limit] or [512])
 
     def __call__(

@@ -3,8 +3,8 @@
 The loss of a step is the loss of the whole batch over all processes. Texts are encoded in chunks of like length; their
 embeddings meet, the loss gives a gradient for each embedding, and that is sent back through the chunks (gradient
 caching, Gao et al. 2021). Chunks keep their graph while it fits into `keep_tokens`; the others are encoded a second
-time under the same random state. Every process computes the same loss from all embeddings and sends back the gradients of
-its own, so that their sum over processes is the gradient of one big batch.
+time under the same random state. Every process computes the same loss from all embeddings and sends back the gradients
+of its own, so that their sum over processes is the gradient of one big batch.
 """
 
 from __future__ import annotations
