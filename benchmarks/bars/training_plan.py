@@ -119,7 +119,7 @@ def measure(setting: Setting) -> Measured:
         row = {**form, **_train(form, folder), "predicted_seconds": predicted}
         rows.append(row)
         print(json.dumps(_short(row)), flush=True)
-    return _judged(rows, len(forms))
+    return judged(rows, len(forms))
 
 
 def _train(form: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {**what, **gib, **times, **({"failed": row["failed"]} if "failed" in row else {})}
 
 
-def _judged(rows: list[dict[str, Any]], drawn: int) -> Measured:
+def judged(rows: list[dict[str, Any]], drawn: int) -> Measured:
     done = [row for row in rows if "measured" in row]
     if not done:
         raise RuntimeError(f"no configuration was measured: {rows[:1]}")
@@ -232,7 +232,7 @@ def _judged(rows: list[dict[str, Any]], drawn: int) -> Measured:
     size = sorted(abs(error) for error in errors)
     median, high = statistics.median(size), size[min(len(size) - 1, int(0.95 * len(size)))]
     optimistic = -min(errors)
-    slow = sorted(abs(row["predicted_seconds"] / row["seconds"] - 1) for row in done)
+    slow = [abs(row["predicted_seconds"] / row["seconds"] - 1) for row in done if "seconds" in row]
     crude = _one_number(done)
     passed = len(done) >= min(30, drawn) and median <= 0.08 and high <= 0.12 and optimistic <= 0.05
     return Measured(
@@ -242,7 +242,7 @@ def _judged(rows: list[dict[str, Any]], drawn: int) -> Measured:
         details={
             "configurations": len(done), "p95 %": round(100 * high, 1), "most optimistic %": round(100 * optimistic, 1),
             "most pessimistic %": round(100 * max(errors), 1),
-            "time: median error %": round(100 * statistics.median(slow), 1),
+            **({"time: median error %": round(100 * statistics.median(slow), 1)} if slow else {}),
             "rows": [_short(row) for row in rows],
         },
     )  # fmt: skip

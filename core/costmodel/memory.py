@@ -17,7 +17,7 @@ from core.costmodel.workload import Workload, format_bytes
 GIB = 2**30
 FP32 = 4
 # What the matrix library keeps for itself on a GPU, in bytes.
-WORKSPACE = 64 * 2**20
+WORKSPACE = 40 * 2**20
 # Logits that exist at one time in the fused loss.
 PIECE = 512 * 2**20
 
@@ -66,14 +66,16 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
     block = sum(block_bytes(work).values()) * work.tokens
     edge = outside_bytes(work) + work.stored * shape.hidden * work.tokens
     recomputed = {"none": 0, "selective": layers // 2, "full": layers}[work.checkpointing]
-    kept = (layers - recomputed) * block + recomputed * shape.hidden * work.stored * work.tokens + edge
-    alive = block if recomputed else 0.0
+    stream = shape.hidden * work.stored * work.tokens
+    kept = (layers - recomputed) * block + recomputed * stream
+    # a recomputed block's input is what was kept of it
+    alive = block - stream if recomputed else 0.0
     # With one pass a step there are no gradients yet when the loss is computed.
     at_loss = gradients if work.accumulation > 1 else 0.0
     in_block = at_loss if work.accumulation > 1 else _first_gradients(work)
     copies = copies_bytes(work)
     moments = {
-        "loss": (at_loss, kept, head_bytes(work), copies),
+        "loss": (at_loss, kept + edge, head_bytes(work), copies),
         "last block": (in_block, kept, 0.0, alive + backward_bytes(work) + (copies if alive == 0 else 0)),
         "first block": (gradients, block, 0.0, backward_bytes(work) + _table_gradient(work)),
         "step": (gradients, 0.0, 0.0, work.trainable * FP32 if work.masters else 0.0),
@@ -203,10 +205,10 @@ def backward_bytes(work: Workload) -> float:
 
 
 def _table_gradient(work: Workload) -> float:
-    """The embedding's gradient while it is added to what is there: the head's, or that of an earlier pass."""
+    """The embedding's gradient while it is added to what is there: the head's when tied, that of an earlier pass."""
     shape = work.shape
-    added = work.rank == 0 and (shape.tied or work.accumulation > 1)
-    return work.stored * shape.vocabulary * shape.hidden if added else 0.0
+    tables = 0 if work.rank else 2 * shape.tied + (work.accumulation > 1)
+    return tables * work.stored * shape.vocabulary * shape.hidden
 
 
 def _first_gradients(work: Workload) -> float:
