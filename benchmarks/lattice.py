@@ -51,14 +51,16 @@ SWITCHES: list[tuple[tuple[str, Any], ...]] = [
     (("kernels", "fused"),),
     (("kernels", "fused"), ("lora", "plain")),
     (("kernels", "fused"), ("activation_checkpoint", "full")),
+    (("activation_checkpoint", "full"), ("offload", "host")),
+    (("activation_checkpoint", "selective"), ("offload", "host"), ("kernels", "fused")),
     (("optimizer_step", "plain"),),
 ]
 PACKED = [(("packed_attention", "mask"),), (("packed_attention", "varlen"),)]
 
 
 def cells(loss: str, *, full: bool) -> Iterator[Cell]:
-    """Cells of a loss on one process: all combinations when `full`, else each cut once, and the switches for one loss."""
-    models = ["lora"] if loss.startswith("distillation") else ["lora", "full"]
+    """Cells of a loss on one process: all combinations when `full`, else each cut, and the switches for one loss."""
+    models = models_of(loss) if full or loss == "cross_entropy" else models_of(loss)[:1]
     for model in models:
         yield Cell(loss, model)
         for micro, accumulation in CUTS[1:]:
@@ -73,6 +75,11 @@ def cells(loss: str, *, full: bool) -> Iterator[Cell]:
                 yield Cell(loss, model, micro, accumulation, backend=switches)
             for attention, switches in itertools.product(PACKED, SWITCHES[1:]):
                 yield Cell(loss, model, 2, 4, packed=True, backend=attention + switches)
+
+
+def models_of(loss: str) -> list[str]:
+    """What can be trained by a loss: a teacher made by switching adapters off needs adapters."""
+    return ["lora"] if loss.startswith("distillation") else ["lora", "full"]
 
 
 def rows() -> list[Any]:
@@ -112,8 +119,9 @@ def step(cell: Cell, folder: Path) -> Any:
     """The change (P,) that one plain gradient step makes to the trained weights."""
     import torch
     from transformers import TrainingArguments
+    from transformers.trainer_callback import PrinterCallback
 
-    from core.config.schema import BackendConfig, TrainConfig
+    from core.config.schema import BackendConfig, OffloadConfig, TrainConfig
     from core.data.collate import Collator
     from core.data.dataset import EncodedDataset
     from core.objectives.losses import LOSSES
@@ -121,7 +129,8 @@ def step(cell: Cell, folder: Path) -> Any:
 
     model = model_for(cell.model)
     before = _trained(model)
-    backend = BackendConfig(**dict(cell.backend))
+    keys = dict(cell.backend)
+    backend = BackendConfig(**{**keys, "offload": OffloadConfig(keys.pop("offload", "none"))})
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=cell.micro, gradient_accumulation_steps=cell.accumulation,
         max_steps=1, learning_rate=RATE, optim="sgd", max_grad_norm=0.0, use_cpu=True, report_to=[],
@@ -138,6 +147,7 @@ def step(cell: Cell, folder: Path) -> Any:
         train_config=TrainConfig(schedule="constant", warmup=0),
         backend=backend,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.loss = LOSSES.get(cell.loss)()
     trainer.train()
     return torch.cat([a - b for a, b in zip(_trained(trainer.accelerator.unwrap_model(trainer.model)), before)])
@@ -192,7 +202,7 @@ def main() -> None:
     folder, losses = Path(sys.argv[1]), sys.argv[2:]
     found = {}
     for loss in losses:
-        for model in ["lora"] if loss.startswith("distillation") else ["lora", "full"]:
+        for model in models_of(loss):
             found[f"{loss}/{model}"] = step(Cell(loss, model, 2, 2, ranks=2), folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "two.pt")

@@ -27,6 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WARM_UP, TIMED = 5, 8
+CAPTIONS = "translation/multi30k/train"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Job:
     Args:
         rank: of LoRA on the seven projections; 0 trains everything. four_bit: base in NF4 with double quantization.
         checkpoint: recompute activations. mixed: rows of mixed lengths, as instructions have them.
+        text: rows are sentence pairs; fp32: weights and arithmetic.
     """
 
     shape: str = "llama-8b"
@@ -47,6 +49,8 @@ class Job:
     four_bit: bool = False
     checkpoint: bool = False
     mixed: bool = False
+    text: bool = False
+    fp32: bool = False
     steps: int = WARM_UP + TIMED
 
 
@@ -56,6 +60,9 @@ JOBS = {
     "J2": Job(four_bit=True),
     "J2c": Job(four_bit=True, checkpoint=True),
     "J3": Job(shape="llama-3b", micro=4, accumulation=1, mixed=True),
+    "J3-padded": Job(shape="llama-3b", micro=8, accumulation=4, mixed=True),
+    "J7": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, text=True, fp32=True),
+    "J7-full": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, rank=0, text=True, fp32=True),
     "tiny": Job(shape="tiny", length=128, micro=2, accumulation=2, steps=4),
     "tiny3": Job(shape="tiny", length=128, micro=4, accumulation=1, mixed=True, steps=4),
 }
@@ -63,6 +70,8 @@ JOBS = {
 
 def model_folder(shape: str, place: Path) -> Path:
     """A folder with the shape's random bf16 weights and a tokenizer, made once, on the GPU where there is one."""
+    if shape not in SHAPES:
+        return _pretrained(shape)
     folder = place / shape
     if (folder / "done").is_file():
         return folder
@@ -86,6 +95,16 @@ def model_folder(shape: str, place: Path) -> Path:
     return folder
 
 
+def _pretrained(name: str) -> Path:
+    """A small model that lies beside the development data."""
+    from benchmarks.data import data_root
+
+    folder = data_root().parent / "models" / name
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model: {folder} is missing")
+    return folder
+
+
 def _tokenizer(size: int) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -102,19 +121,32 @@ def rows(job: Job) -> list[list[int]]:
     """Token ids of every row in order: full rows, or lengths drawn as instructions have them (median near 400).
 
     Returns:
-        steps × accumulation × micro rows.
+        steps × accumulation × micro rows; 32 a step where they are of mixed lengths, enough to fill packed sequences.
     """
     import torch
 
+    if job.text:
+        return _sentence_pairs(job)
     generator = torch.Generator().manual_seed(1)
     vocabulary = SHAPES[job.shape]["vocab_size"]
-    count = job.steps * job.accumulation * job.micro
+    count = job.steps * (32 if job.mixed else job.accumulation * job.micro)
     lengths = [job.length] * count
     if job.mixed:
-        count *= 8
         drawn = torch.exp(torch.randn(count, generator=generator) * 0.9 + 6.0 * job.length.bit_length() / 13)
         lengths = drawn.clamp(min=16, max=job.length).long().tolist()
     return [torch.randint(4, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+
+
+def _sentence_pairs(job: Job) -> list[list[int]]:
+    """German captions with their English translations, one pair a row."""
+    from transformers import AutoTokenizer
+
+    from benchmarks.data import read_lines
+
+    tokenizer = AutoTokenizer.from_pretrained(_pretrained(job.shape))
+    count = job.steps * job.accumulation * job.micro
+    pairs = zip(read_lines(f"{CAPTIONS}.de")[:count], read_lines(f"{CAPTIONS}.en")[:count])
+    return [[*tokenizer(f"{de} = {en}")["input_ids"], tokenizer.eos_token_id] for de, en in pairs]
 
 
 class Clock:

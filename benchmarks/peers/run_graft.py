@@ -16,7 +16,11 @@ def recipe_of(job: Job, folder: Path, overrides: list[str]) -> Any:
     from core.config.schema import Recipe
 
     raw: dict[str, Any] = {
-        "model": {"path": str(folder), "dtype": "bf16", "quantization": "nf4" if job.four_bit else "none"},
+        "model": {
+            "path": str(folder),
+            "dtype": "fp32" if job.fp32 else "bf16",
+            "quantization": "nf4" if job.four_bit else "none",
+        },
         "data": {"max_length": job.length, "packing": job.mixed},
         "train": {"max_steps": job.steps, "lr": job.lr, "schedule": "constant", "warmup": 0},
         "backend": {"activation_checkpoint": "full" if job.checkpoint else "none"},
@@ -61,6 +65,8 @@ def main() -> None:
     items: Any = EncodedDataset(data)
     if job.mixed:
         items, tokens = _packed(data, job)
+    if job.text:
+        items, sizes = _packed_by_step(data, job), {**sizes, "micro": 1}
     clock = Clock()
 
     class InOrder(SupervisedTrainer):
@@ -96,6 +102,16 @@ def _packed(data: list[Any], job: Job) -> tuple[Any, list[int]]:
     bins = [sum(len(data[i].input_ids) for i in b) for b in items.bins or []]
     each = job.micro * job.accumulation
     return items, [sum(bins[start : start + each]) for start in range(0, len(bins), each)]
+
+
+def _packed_by_step(data: list[Any], job: Job) -> Any:
+    """The rows of each step in one sequence: the batches are those of a padded trainer."""
+    from core.data.dataset import EncodedDataset
+
+    items = EncodedDataset(data, job.length)
+    each = job.micro * job.accumulation
+    items.bins = [list(range(start, start + each)) for start in range(0, len(data), each)]
+    return items
 
 
 def _profiled(trainer: Any, place: Path) -> None:

@@ -281,7 +281,7 @@ def _check(recipe: Recipe, places: Places) -> None:
             )
 
 
-INERT = ("data.process", "verify", "inference", "backend.offload")
+INERT = ("data.process", "verify", "inference")
 
 
 def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[str]) -> None:

@@ -162,6 +162,15 @@ class PrecisionConfig:
 
 
 @dataclass
+class OffloadConfig:
+    """What waits in host memory while it is not needed."""
+
+    activations: Literal["auto", "none", "host"] = key(
+        "auto", "inputs of blocks that are computed again; auto is host on a GPU"
+    )
+
+
+@dataclass
 class BackendConfig:
     """Where the time and the memory go; nothing here changes what is learned."""
 
@@ -184,7 +193,7 @@ class BackendConfig:
     )
     optimizer_step: Literal["auto", "fused", "plain"] = key("auto", "one kernel for AdamW's step; auto is fused")
     async_input: bool = key(True, "batches travel to the GPU from pinned memory while it computes")
-    offload: dict[str, Any] = key({}, "what moves to host memory")
+    offload: OffloadConfig = key(OffloadConfig, "what moves to host memory")
     workers: int = key(0, "processes that prepare batches", least=0)
 
 

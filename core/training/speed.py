@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from transformers import TrainerCallback
+
 from core.config.schema import BackendConfig
 from core.models.varlen import varlen_attention
 
@@ -54,6 +56,26 @@ def fuse(model: Any, backend: BackendConfig, device: Any) -> int:
     from core.adapters.lora_fused import gated_project, project
 
     return fuse_layers(model, Arithmetic(project, gated_project))
+
+
+def recomputes_from_host(backend: BackendConfig, device: Any) -> bool:
+    """Whether inputs of recomputed blocks wait in host memory."""
+    wanted = backend.offload.activations
+    chosen = wanted == "host" or (wanted == "auto" and device.type == "cuda")
+    return chosen and backend.activation_checkpoint in ("selective", "full")
+
+
+class HostInputs(TrainerCallback):
+    """Once the Trainer has switched checkpointing on: inputs of the blocks go to host memory."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
+        from core.training.recompute import recompute_from_host
+
+        bare = model.module if hasattr(model, "module") and not hasattr(model, "config") else model
+        recompute_from_host(bare, blocks_of(bare), self.device)
 
 
 def blocks_of(model: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from core.objectives.losses import CrossEntropy, places_of, token_loss
 from core.training.masters import MasterAdamW, train_in
 from core.training.saving import Saving
 from core.training.schedule import schedule
-from core.training.speed import made_fast
+from core.training.speed import HostInputs, made_fast, recomputes_from_host
 
 
 class CountingCollator:
@@ -100,6 +100,8 @@ class SupervisedTrainer(Saving, Trainer):
         self.model_accepts_loss_kwargs = True
         self._useful: Any = 0
         self._by_document = False
+        if recomputes_from_host(self.backend, self.args.device):
+            self.add_callback(HostInputs(self.args.device))
 
     @property
     def useful_tokens(self) -> int:

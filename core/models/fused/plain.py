@@ -51,7 +51,7 @@ def gated(gate, up):
 
 
 def gated_backward(grad, gate, up, keep: bool):
-    """Gradients of gate and up, and the product itself once more when `keep`."""
+    """Gradients of gate and up; when `keep`, the product itself once more, which may lie where `grad` was."""
     dy, g = grad.float(), gate.float()
     bell = torch.sigmoid(g)
     silu = (g * bell).to(up.dtype)

@@ -152,7 +152,7 @@ def gated(gate, up):
 def gated_backward(grad, gate, up, keep: bool):
     """As `plain.gated_backward`; all contiguous."""
     d_gate, d_up, n = torch.empty_like(gate), torch.empty_like(up), up.numel()
-    out = torch.empty_like(up) if keep else up
+    out = grad if keep else up
     _gated_backward[(triton.cdiv(n, 2048),)](
         grad, gate, up, d_gate, d_up, out, n, KEEPS=keep, BLOCK=2048, num_warps=8
     )  # fmt: skip

@@ -11,7 +11,6 @@ VALUES = {
     "data.process": [{"length": {}}],
     "verify": {"name": "judge"},
     "inference": {"engine": "tiny"},
-    "backend.offload": {"optimizer": True},
 }
 
 
