@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from core.quantization import activations, grids, scales
+from core.quantization.kernels.cpu import decode as native
 from core.quantization.kernels.triton import decode as fast
 from core.quantization.packing import unpack
 from core.quantization.spec import QuantSpec
@@ -51,6 +52,14 @@ def decode(state: Sequence[torch.Tensor], form: Form, dtype: torch.dtype | None 
     tensors = form.named(state)
     if tensors["planes"].is_cuda and "sparse_val" not in tensors and fast.available():
         return fast.decode(tensors, form.spec, form.inputs, dtype or torch.float32)
+    if tensors["planes"].device.type == "cpu" and "sparse_val" not in tensors and native.available():
+        weight = native.decode(tensors, form.spec, form.inputs)
+        return weight if dtype is None else weight.to(dtype)
+    return decode_in_steps(tensors, form, dtype)
+
+
+def decode_in_steps(tensors: dict[str, torch.Tensor], form: Form, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`decode` by tensor operations alone, which run on any device and define the values."""
     codes = unpack(tensors["planes"], form.inputs)
     params = {name: tensors[name] for name in ("zero", "selector", "levels") if name in tensors}
     if form.spec.grid != "learned":

@@ -112,6 +112,20 @@ def test_table_lookup_is_the_reference_within_the_tables_rounding(spec):
     assert torch.allclose(layer(x.expand(5, 3, 256)), wanted.expand(5, 3, 70), atol=1e-5)
 
 
+@needs_compiler
+@pytest.mark.parametrize("spec", [*SPECS, "squeezellm:3:dense", "edkm", "trilm", "bitmod:4:g32"])
+@pytest.mark.parametrize("inputs", [256, 96])
+def test_compiled_decoding_gives_the_values_of_the_definition(spec, inputs):
+    from core.quantization.kernels import reference
+
+    if inputs == 96 and spec in ("nf4", "rtn:3:g64"):
+        inputs = 192
+    _, layer = layer_of(replace(parse(spec), trained=False), inputs=inputs)
+    form = layer.form
+    steps = reference.decode_in_steps(form.named(layer.state()), form)
+    assert torch.equal(reference.decode(layer.state(), form), steps)
+
+
 def test_a_kernel_that_cannot_run_says_why():
     _, layer = layer_of("rtn:4")
     with pytest.raises(BackendUnavailable, match="it is for CUDA"):

@@ -233,3 +233,46 @@ extern "C" void graft_lut(const uint8_t* weights, const float* scale, const floa
         }
     }
 }
+
+// ---- decoding ------------------------------------------------------------------------------------------------------
+
+// out (rows, inputs) from planes (rows, bits, words). kind 0: scale · (code − zero), zero null where it is `fixed`;
+// kind 1: scale · table[selector][code], selector null where there is one table; kind 2: table[row][code]. One row of
+// scales or levels stands for all rows where `shared`.
+extern "C" void graft_decode(const uint32_t* planes, const float* scale, const uint8_t* zero, const uint8_t* selector,
+                             const float* table, float* out, int64_t rows, int64_t inputs, int64_t bits, int64_t groups,
+                             int64_t kind, int64_t shared, int64_t threads, double fixed) {
+    const int64_t words = (inputs + 31) / 32, width = (inputs + groups - 1) / groups, levels = int64_t(1) << bits;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(static_cast<int>(threads)) if (threads > 1)
+#endif
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t owner = shared ? 0 : r;
+        for (int64_t w = 0; w < words; ++w) {
+            alignas(64) uint32_t codes[32] = {0};
+            for (int64_t p = 0; p < bits; ++p) {
+                const uint32_t word = planes[(r * bits + p) * words + w];
+                for (int j = 0; j < 32; ++j) codes[j] |= ((word >> j) & 1u) << p;
+            }
+            const int64_t first = w * 32, count = inputs - first < 32 ? inputs - first : 32;
+            float* y = out + r * inputs + first;
+            if (kind == 2) {
+                for (int64_t j = 0; j < count; ++j) y[j] = table[owner * levels + codes[j]];
+                continue;
+            }
+            // a group may end inside a word
+            for (int64_t j = 0; j < count;) {
+                const int64_t group = (first + j) / width, place = owner * groups + group;
+                const int64_t end = (group + 1) * width - first < count ? (group + 1) * width - first : count;
+                const float s = scale[place];
+                if (kind == 1) {
+                    const float* book = table + (selector ? selector[place] * levels : 0);
+                    for (; j < end; ++j) y[j] = book[codes[j]] * s;
+                } else {
+                    const float z = zero ? zero[place] : static_cast<float>(fixed);
+                    for (; j < end; ++j) y[j] = (static_cast<float>(codes[j]) - z) * s;
+                }
+            }
+        }
+    }
+}
