@@ -67,7 +67,7 @@ def fit(stage: ResolvedStage, device: str, sizes: dict[str, int], *, decide: boo
         work, this_device(device), per_process, micro=micro, checkpoint=checkpoint, available=available(device)
     )
     if decide:
-        recipe.backend.activation_checkpoint = choice.checkpointing
+        recipe.backend.activation_checkpoint = choice.checkpointing  # type: ignore[assignment]
     processes = sizes["sequences_a_step"] // per_process
     accumulation = -(-per_process // choice.work.micro)
     return {

@@ -16,7 +16,7 @@ from core.config.registry import METHODS, App
 from core.config.schema import DataConfig, Recipe
 from core.data import dataset as datasets
 from core.data.dataset import EncodedDataset, EvenShares, IterableEncodedDataset, block_dataset
-from core.data.encode import EncodeStats, encode, encode_rows
+from core.data.encode import EncodeStats, Mode, encode, encode_rows, encode_stream
 from core.distributed.launch import rank, world_size
 from core.errors import ConfigError
 from core.training.stage import Stage, StageContext
@@ -126,10 +126,9 @@ def _stream(
     return Prepared(made, sample, held, window.stats, stream((rank(), world_size()), again, True))
 
 
-def _blocks(rows: Any, tokenizer: Any, mode: str, size: int) -> tuple[EncodedDataset, EncodeStats]:
+def _blocks(rows: Any, tokenizer: Any, mode: Mode, size: int) -> tuple[EncodedDataset, EncodeStats]:
     stats, documents = EncodeStats(), []
-    for segments in rows:
-        row = encode(segments, tokenizer, mode=mode)
+    for row in encode_stream(rows, tokenizer, mode=mode):
         stats.rows += 1
         stats.tokens += len(row.input_ids)
         stats.trained += row.trained

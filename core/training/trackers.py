@@ -19,7 +19,7 @@ FOLDER = "trackers"
 def set_up(names: Sequence[str], run: RunFolder, stage: str) -> str:
     """Point the trackers at the run folder, where nothing else is set. Returns the name of the tracked run."""
     folder = run.path.absolute() / FOLDER
-    defaults = {
+    defaults: dict[str, dict[str, Any]] = {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": folder / "tensorboard" / stage},
         "wandb": {"WANDB_DIR": folder, "WANDB_PROJECT": "graft"},
         "mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_EXPERIMENT_NAME": "graft"},
