@@ -40,13 +40,19 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as ids (T,), with the text and segments it came from."""
+    """A prompt as ids (T,), with the text and segments it came from.
+
+    Args:
+        constraint: a form that the output must have, as `core.inference.constrained.JsonConstraint`; it then ends
+            itself, and stop strings do not count.
+    """
 
     ids: list[int]
     text: str = ""
     segments: tuple[Segment, ...] = ()
     stop: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    constraint: Any = None
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ class HfEngine:
             groups.setdefault(key, []).append(index)
         outputs: dict[int, Output] = {}
         for (stops, room), indices in groups.items():
-            made = self._generate([requests[i].ids for i in indices], sampling, stops, room)
+            made = self._generate([requests[i] for i in indices], sampling, stops, room)
             outputs.update(zip(indices, made))
         return [outputs[i] for i in range(len(requests))]
 
@@ -107,9 +107,9 @@ class HfEngine:
         return room
 
     def _generate(
-        self, rows: Sequence[list[int]], sampling: SamplingParams, stops: tuple[str, ...], room: int
+        self, requests: Sequence[Request], sampling: SamplingParams, stops: tuple[str, ...], room: int
     ) -> list[Output]:
-        ids, mask = self._pad(rows)
+        ids, mask = self._pad([request.ids for request in requests])
         length = ids.shape[1]
         with self._serving(), self._random(sampling):
             generated = self.model.generate(
@@ -117,12 +117,25 @@ class HfEngine:
                 attention_mask=mask,
                 generation_config=self._config(sampling, room),
                 stopping_criteria=[self._stopping(stops, length)] if stops else None,
+                logits_processor=self._forms([request.constraint for request in requests], length, room),
             )
             new = generated.sequences[:, length:]
             logprobs = _logprobs(generated.logits, new) if self._wants_logprobs(sampling) else None
         return [
             self._output(row, None if logprobs is None else logprobs[i], stops) for i, row in enumerate(new.tolist())
         ]
+
+    @staticmethod
+    def _forms(constraints: list[Any], length: int, room: int) -> list[Any] | None:
+        """What keeps rows to their forms, where any has one."""
+        if not any(constraints):
+            return None
+        from core.inference.constrained import ConstrainedLogits
+
+        for constraint in constraints:
+            if constraint is not None:
+                constraint.check_budget(room)
+        return [ConstrainedLogits(constraints, length, room)]
 
     def _stopping(self, stops: tuple[str, ...], length: int) -> StopStrings:
         if stops not in self._completing:
@@ -225,10 +238,14 @@ class HfEngine:
             generator.manual_seed(sampling.seed)
         warpers, cache = _warpers(sampling), None
         current = torch.tensor([request.ids], device=self.device)
-        for _ in range(self._room(request, sampling)):
+        room, written = self._room(request, sampling), current
+        forms = self._forms([request.constraint], len(request.ids), room)
+        for _ in range(room):
             with self._serving():
                 out = self.model(input_ids=current, past_key_values=cache, use_cache=True)
                 cache, logits = out.past_key_values, out.logits[:, -1].float()
+                if forms is not None:
+                    logits = forms[0](written, logits)
                 if warpers is None:
                     current = logits.argmax(-1, keepdim=True)
                 else:
@@ -238,6 +255,7 @@ class HfEngine:
                     current = torch.multinomial(scores.softmax(-1), 1, generator=generator)
                 token = int(current)
                 logprob = float(logits.log_softmax(-1)[0, token]) if sampling.logprobs else 0.0
+            written = torch.cat([written, current], dim=1) if forms is not None else written
             yield token, logprob
 
     def score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
@@ -280,6 +298,9 @@ class HfEngine:
 
 
 def _stops(request: Request, sampling: SamplingParams) -> tuple[str, ...]:
+    """Stop strings of a request; a text of a given form ends itself, and may hold one inside."""
+    if request.constraint is not None:
+        return ()
     return tuple(dict.fromkeys(stop for stop in (*sampling.stop, *request.stop) if stop))
 
 
