@@ -183,6 +183,8 @@ for _kind, _part in {
     ),
     "ladder": Part("core.control.ladder:build", "core.control.options:LadderOptions"),
     "skip_ffn": Part("core.control.skip:build", "core.control.options:SkipOptions"),
+    "learngene": Part("core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions"),
+    "descend": Part("core.control.learngene:build_descendant", "core.control.options:DescendOptions"),
 }.items():
     EDITS.register(_kind)(_part)
 
@@ -278,11 +280,11 @@ class App:
         return importlib.import_module(self.data).READERS
 
     @cached_property
-    def pipeline_cls(self) -> type:
+    def pipeline_cls(self) -> Any:
         return _resolve(self.pipeline)
 
     @cached_property
-    def evaluator_cls(self) -> type:
+    def evaluator_cls(self) -> Any:
         return _resolve(self.evaluator)
 
     def stand_in(self, reader: str) -> str:

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.config.registry import BuildContext
+from core.control.options import DescendOptions, LearngeneOptions
 from core.errors import CheckpointError, ConfigError
+from core.models.rope import keep_exact
 from core.models.surgery import apply, plain_class
 from core.models.topology import ModelTopology
 
@@ -156,6 +159,22 @@ class Learngene:
         lost = [name for name in missing if not name.startswith(stack) and name in dict(model.named_parameters())]
         if unexpected or lost:
             raise CheckpointError(f"the learngene is of another model: {[*unexpected, *lost][:3]}")
+
+
+def build_auxiliary(model: Any, options: LearngeneOptions, context: BuildContext) -> Any:
+    """As an edit of a recipe: the auxiliary model of the base's family; nothing of a fresh one but the shape stays."""
+    if options.start == "fit":
+        gene = Learngene.fit_from(model)
+    else:
+        gene = Learngene.from_config(model.config, plain_class(model), context.seed)
+    return keep_exact(gene.auxiliary(options.depth)).to(model.device, model.dtype)
+
+
+def build_descendant(model: Any, options: DescendOptions, context: BuildContext) -> Any:
+    """As an edit of a recipe: the plain model of a depth that the given one describes."""
+    has_pair = any(hasattr(block, "pair") for block in ModelTopology.of(model).stack)
+    gene = Learngene.from_auxiliary(model) if has_pair else Learngene.fit_from(model)
+    return keep_exact(gene.descend(options.depth)).to(model.device, model.dtype)
 
 
 def _checked(depth: int) -> int:

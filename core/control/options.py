@@ -50,3 +50,18 @@ class SkipOptions:
     cold_end: int | None = key(None, "blocks from this one on always run; null leaves out the last eighth")
     warmup: int = key(1, "decoded tokens before skipping starts", least=0)
     max_skip: int | None = key(None, "most parts that a token leaves out", least=1)
+
+
+@dataclass
+class LearngeneOptions:
+    """All blocks on one line in l/L, so that two blocks are trained and stored (Xia et al. 2024, TLEG)."""
+
+    depth: int = key(12, "blocks of the auxiliary model", least=1)
+    start: Literal["fresh", "fit"] = key("fresh", "random pair, or the line that is nearest to the base's blocks")
+
+
+@dataclass
+class DescendOptions:
+    """A plain model of another depth from a trained auxiliary model, or from the line nearest to a plain one."""
+
+    depth: int = key(12, "blocks of the descendant", least=1)

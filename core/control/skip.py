@@ -60,8 +60,8 @@ def calibrate_skip(model: Any, batches: Iterable[dict[str, Any]], options: SkipO
 
 
 def region(count: int, options: SkipOptions) -> tuple[int, int]:
-    """First block that may skip and the one after the last; by default without the outer eighths."""
-    edge = max(1, count // 8)
+    """First block that may skip and the one after the last; by default without the outer eighths, from 4 blocks on."""
+    edge = max(1, count // 8) if count >= 4 else 0
     first = edge if options.cold_start is None else options.cold_start
     last = count - edge if options.cold_end is None else options.cold_end
     if not 0 <= first < last <= count:
