@@ -1,7 +1,7 @@
 """Two kinds of text for questions of forgetting: what the small bases were trained on, and what they never saw.
 
 A (known): the held-out WMT sentences, German and English, of the kind that the bases learnt from. B (new): Verilog of
-two benchmarks with its test benches, HLS C++, and eight regional languages of Indonesia with Indonesian, cut by
+two benchmarks with its test benches, HLS C++, and Indonesian with seven regional languages of Indonesia, cut by
 problem, design or given split. `sizes` says how much there is of each.
 """
 
