@@ -1,6 +1,7 @@
 """`chat.sft`: supervised fine-tuning on conversations (Ouyang et al. 2022).
 
-What the assistant says carries the loss, with the mark that ends its turn.
+What the assistant says carries the loss, with the mark that ends its turn. With `keep`, only those rows are learnt that
+the base finds plausible and that differ most (`core.training.choose_rows`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class SftConfig:
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     every_turn: bool = key(True, "learn all of the assistant's turns, or the last one alone")
     system: str | None = key(None, "system text of conversations that have none")
+    keep: float | None = key(None, "share of the rows to learn, chosen with the base; null learns all", above=0, most=1)
+    prefer: Literal["low", "high"] = key("low", "rows of low loss under the base, which it finds plausible, or of high")
 
 
 def with_system(example: ChatExample, system: str | None) -> tuple[tuple[str, str], ...]:
@@ -53,4 +56,34 @@ def sft(ctx: StageContext) -> Stage:
         return made
 
     held_out = [example for example in ctx.eval or () if example.answer is not None]
-    return Stage(rows=rows(ctx.train), eval_rows=rows(held_out), mode=options.mode)
+    learnt = rows(ctx.train)
+    if options.keep is not None:
+        learnt = chosen(ctx, learnt)
+    return Stage(rows=learnt, eval_rows=rows(held_out), mode=options.mode)
+
+
+def chosen(ctx: StageContext, rows: list[Any]) -> list[Any]:
+    """The share of the rows that the options ask for; a plan counts as many and looks at none."""
+    from core.data.encode import encode_stream
+    from core.distributed.launch import agreed
+    from core.inference.load import pick_device
+    from core.training.callbacks import say
+    from core.training.choose_rows import choose
+
+    options, recipe = ctx.options, ctx.recipe
+    if ctx.run is None:
+        return rows[: max(1, round(options.keep * len(rows)))]
+    encoded = list(encode_stream(rows, ctx.tokenizer, mode=options.mode, max_length=recipe.data.max_length))
+    numbers = agreed(
+        choose(
+            encoded,
+            recipe.model,
+            ctx.tokenizer,
+            share=options.keep,
+            prefer=options.prefer,
+            device=pick_device(recipe.backend.device),
+            seed=recipe.seed,
+        )
+    )
+    say(ctx.run, f"kept {len(numbers)} of {len(rows)} rows: of {options.prefer} loss under the base, and different")
+    return [rows[i] for i in numbers]
