@@ -7,7 +7,6 @@ bounds, the app, each stage's method and the options it declares, and the argume
 from __future__ import annotations
 
 import copy
-import importlib.util
 import inspect
 import os
 import re
@@ -18,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from core.config.parts import check_parts
-from core.config.registry import METHODS, TRACKERS, App, blocks_read, get_app
+from core.config.parts import check_parts, check_trackers
+from core.config.registry import METHODS, App, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
 from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
@@ -296,24 +295,6 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[s
         if given != default:
             where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
             raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
-
-
-def check_trackers(names: list[str], places: Places) -> None:
-    """Every tracker is known and its package is here."""
-    for number, name in enumerate(names):
-        where = places.of(("trackers", number))
-        if name not in TRACKERS:
-            hint = " ".join(filter(None, [nearest(name, TRACKERS), f"known: {', '.join(TRACKERS)}"]))
-            raise ConfigError(f"unknown tracker '{name}'", where=where, hint=hint)
-        if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
-            packages = " or ".join(TRACKERS[name])
-            raise BackendUnavailable(
-                f"the tracker '{name}' is not installed",
-                where=where,
-                hint=f"pip install {TRACKERS[name][-1]}"
-                if len(TRACKERS[name]) == 1
-                else f"install {packages}, e.g. pip install 'graft[trackers]'",
-            )
 
 
 def check_source(app: App, source: SourceConfig, places: Places, path: tuple) -> None:

@@ -1,13 +1,14 @@
-"""The typed options of what a recipe lays on a model: edits and adapters, checked without torch."""
+"""The typed options of what a recipe lays on a model, edits and adapters, and its trackers: checked without torch."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
-from core.config.registry import ADAPTERS, EDITS, QUANTIZERS, Part, Registry
+from core.config.registry import ADAPTERS, EDITS, QUANTIZERS, TRACKERS, Part, Registry
 from core.config.schema import AdapterConfig, ModelConfig
 from core.config.typed import Places, build
-from core.errors import BackendUnavailable, ConfigError
+from core.errors import BackendUnavailable, ConfigError, nearest
 
 LORA_KEYS = ("r", "alpha", "dropout", "rslora", "dora")
 
@@ -87,3 +88,21 @@ def _part(registry: Registry[Part], kind: str, places: Places, path: tuple) -> P
         return registry.get(kind)
     except ConfigError as error:
         raise ConfigError(error.what, where=places.of((*path, "kind")), hint=error.hint) from None
+
+
+def check_trackers(names: list[str], places: Places) -> None:
+    """Every tracker is known and its package is here."""
+    for number, name in enumerate(names):
+        where = places.of(("trackers", number))
+        if name not in TRACKERS:
+            hint = " ".join(filter(None, [nearest(name, TRACKERS), f"known: {', '.join(TRACKERS)}"]))
+            raise ConfigError(f"unknown tracker '{name}'", where=where, hint=hint)
+        if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
+            packages = " or ".join(TRACKERS[name])
+            raise BackendUnavailable(
+                f"the tracker '{name}' is not installed",
+                where=where,
+                hint=f"pip install {TRACKERS[name][-1]}"
+                if len(TRACKERS[name]) == 1
+                else f"install {packages}, e.g. pip install 'graft[trackers]'",
+            )
