@@ -21,7 +21,7 @@ from core.config.parts import check_parts, check_trackers
 from core.config.registry import METHODS, App, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
-from core.errors import BackendUnavailable, ConfigError, UnsupportedError, nearest
+from core.errors import ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
