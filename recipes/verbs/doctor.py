@@ -38,4 +38,19 @@ def run(options: argparse.Namespace) -> int:
             print(f"{package:<16} missing: {use}")
     for tool, use in _TOOLS.items():
         print(f"{tool:<16} {shutil.which(tool) or f'missing ({use})'}")
+    _execution()
     return 0
+
+
+def _execution() -> None:
+    """How untrusted code would be held here, and the programs that checks need."""
+    from core.execution import Sandbox
+    from core.execution.tools import KNOWN, ToolMissing, tool
+
+    for probe in Sandbox.probe():
+        print(f"{f'sandbox {probe.name}':<16} {probe.level}: {probe.reason}")
+    for name in ("iverilog", "verilator", "yosys", "dot", "g++", "nvcc"):
+        try:
+            print(f"{name:<16} {tool(name).version}")
+        except ToolMissing:
+            print(f"{name:<16} missing (Debian package: {KNOWN[name].package})")
