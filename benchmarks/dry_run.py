@@ -58,7 +58,8 @@ def peak_bytes(config: dict[str, Any], *, method: str, micro: int, accumulation:
     """
     from core.config.schema import BackendConfig
     from core.objectives.losses import CrossEntropy
-    from core.training.speed import fuse
+    from core.training.recompute import recompute_from_host
+    from core.training.speed import blocks_of, fuse
 
     model = _on_meta(config, method, rank)
     with as_on_gpu(), FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
@@ -67,6 +68,7 @@ def peak_bytes(config: dict[str, Any], *, method: str, micro: int, accumulation:
         fuse(model, BackendConfig(kernels="fused", lora="fused"), torch.device("cpu"))
         if checkpoint == "full":
             model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_from_host(model, blocks_of(model), torch.device("cpu"))
         trained = [p for p in model.parameters() if p.requires_grad]
         moments = [torch.empty_like(p) for p in trained for _ in range(2)]
         ids = torch.zeros(micro, length, dtype=torch.long)
@@ -147,6 +149,24 @@ def _pack(layer: Any) -> None:
     layer.weight = torch.nn.Parameter(packed, requires_grad=False)
 
 
+class OnHost:
+    """Stands for an input that waits in host memory: nothing here until it is on its way back."""
+
+    def __init__(self, hidden: torch.Tensor, road: Any, before: Any) -> None:
+        self.shape, self.dtype, self.before, self.back = hidden.shape, hidden.dtype, before, None
+
+    def start_back(self, device: Any) -> None:
+        if self.back is None:
+            self.back = torch.empty(self.shape, dtype=self.dtype)
+
+    def take(self, device: Any) -> torch.Tensor:
+        self.start_back(device)
+        if self.before is not None:
+            self.before.start_back(device)
+        back, self.back = self.back, None
+        return back
+
+
 def _kernels() -> Any:
     """What Triton's kernels of `core.models.fused` allocate."""
 
@@ -183,6 +203,7 @@ def as_on_gpu() -> Iterator[None]:
     from core.adapters import lora_fused
     from core.models.fused import ops
     from core.objectives import linear_cross_entropy, losses
+    from core.training import recompute
 
     kernels, dense = _kernels(), lora_fused.dense
     changes = [(module, "create_causal_mask", lambda *args, **kwargs: None)
@@ -191,6 +212,7 @@ def as_on_gpu() -> Iterator[None]:
     changes += [
         (linear_cross_entropy, "softmax_loss_", lambda raw, *rest: raw.new_zeros((), dtype=torch.float32)),
         (losses, "understood", lambda *given: True),
+        (recompute, "Waiting", OnHost),
         (lora_fused, "dense", lambda b, t: unpacked(b, t) if type(b).__name__ == "Linear4bit" else dense(b, t)),
     ]
     with ExitStack() as stack:

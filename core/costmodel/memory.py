@@ -4,8 +4,8 @@ What a block keeps is told site by site (norms, projections, attention, MLP, ada
 autograd formulas of the kernels in use keep it: a product keeps its input only when its weight trains, scaled
 dot-product attention keeps q, k, v, its output and one number a head, a norm keeps its input in fp32. Fused kernels
 keep less (Dao et al. 2022; Hsu et al. 2024). With checkpointing (Chen et al. 2016) a block keeps its input alone and
-one block is alive at a time. The peak is the largest of four moments: the loss at the end of the forward pass, the
-last block's backward pass and the first one's, and the optimizer's step.
+one block is alive at a time. The peak is the largest of five moments: the loss at the end of the forward pass, the
+backward pass of the last block, of the first one and of the embedding, and the optimizer's step.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
     edge = outside_bytes(work) + work.stored * shape.hidden * work.tokens
     recomputed = {"none": 0, "selective": layers // 2, "full": layers}[work.checkpointing]
     stream = shape.hidden * work.stored * work.tokens
-    kept = (layers - recomputed) * block + recomputed * stream
-    # a recomputed block's input is what was kept of it
-    alive = block - stream if recomputed else 0.0
+    # from the host, one input is there to be used and one more on its way
+    kept = (layers - recomputed) * block + (min(recomputed, 2) if work.offloaded else recomputed) * stream
+    # a recomputed block's input is what was kept of it, where it was kept here
+    alive = (block if work.offloaded else block - stream) if recomputed else 0.0
     # With one pass a step there are no gradients yet when the loss is computed.
     at_loss = gradients if work.accumulation > 1 else 0.0
     in_block = at_loss if work.accumulation > 1 else _first_gradients(work)
@@ -77,7 +78,8 @@ def predict_memory(work: Workload, *, gpu: bool = True) -> Memory:
     moments = {
         "loss": (at_loss, kept + edge, head_bytes(work), copies),
         "last block": (in_block, kept, 0.0, alive + backward_bytes(work) + (copies if alive == 0 else 0)),
-        "first block": (gradients, block, 0.0, backward_bytes(work) + _table_gradient(work)),
+        "first block": (gradients - _last_gradients(work), block, 0.0, backward_bytes(work)),
+        "embedding": (gradients, 0.0, 0.0, _table_gradient(work)),
         "step": (gradients, 0.0, 0.0, work.trainable * FP32 if work.masters else 0.0),
     }
     name = max(moments, key=lambda m: sum(moments[m]))
@@ -202,6 +204,15 @@ def backward_bytes(work: Workload) -> float:
     grads = 4 if "layers" in work.fused else 3
     weight = a * shape.hidden * shape.ffn if work.quantization != "none" else 0
     return work.tokens * (grads * a * shape.ffn + 2 * work.stored * shape.hidden) + weight
+
+
+def _last_gradients(work: Workload) -> float:
+    """Gradients of first block and embedding, which do not exist yet when the first block's backward pass runs."""
+    shape = work.shape
+    if work.rank or work.accumulation > 1:
+        return 0.0
+    table = 0 if shape.tied else (shape.vocabulary + shape.positions) * shape.hidden
+    return work.stored * (shape.block_parameters + table)
 
 
 def _table_gradient(work: Workload) -> float:

@@ -46,6 +46,7 @@ class Workload:
         stored: bytes of a weight that is not quantized, in the model. masters: the optimizer works on fp32 copies of
             16-bit parameters. compute: bytes of what matrix products read and write.
         checkpointing: none, selective (every second block is recomputed in the backward pass) or full.
+        offloaded: inputs of recomputed blocks wait in host memory.
         masked: attention runs under a mask over the whole sequence, where no kernel knows packed documents.
         fused: what is computed in one: the head with its loss, layers (norms, phases, gated products), lora in them.
     """
@@ -62,6 +63,7 @@ class Workload:
     compute: int = 2
     masters: bool = False
     checkpointing: str = "none"
+    offloaded: bool = False
     masked: bool = False
     fused: frozenset[str] = frozenset()
 
@@ -121,6 +123,7 @@ class Workload:
             masters=half,
             compute=compute,
             checkpointing="none" if backend.activation_checkpoint == "auto" else backend.activation_checkpoint,
+            offloaded=backend.offload.activations == "host" or (backend.offload.activations == "auto" and on_gpu),
             masked=recipe.data.packing and not (backend.packed_attention == "varlen" or on_gpu),
             fused=fused_parts(shape, backend, on_gpu),
         )
