@@ -14,7 +14,7 @@ APP = App(
     data="apps.lm.data",
     pipeline="apps.lm.pipeline:LmPipeline",
     evaluator="apps.lm.evaluator:LmEvaluator",
-    methods=("apps.lm.methods.pretrain",),
+    methods=("apps.lm.methods.pretrain", "apps.lm.methods.mlm"),
 )
 
 _ROOMS = {"LmPipeline": "pipeline", "LmEvaluator": "evaluator", "TextExample": "data"}
