@@ -72,11 +72,16 @@ def _same_source(first: Any, second: Any) -> bool:
 
 @dataclass(frozen=True)
 class Method:
-    """A training method: `build(StageContext) -> Stage`, and the dataclass that types its `with:` block."""
+    """A training method: `build(StageContext) -> Stage`, and the dataclass that types its `with:` block.
+
+    Args:
+        tiny: preset of the model that stands in for the recipe's in its smoke form.
+    """
 
     name: str
     config: type
     build: Callable[[Any], Any]
+    tiny: str = "tiny"
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,11 @@ def blocks_read(names: Iterable[str | None]) -> set[str]:
     }
 
 
-def method(name: str, config: type = NoOptions) -> Callable[[Callable], Callable]:
+def method(name: str, config: type = NoOptions, tiny: str = "tiny") -> Callable[[Callable], Callable]:
     """Register a stage builder under `app.name`: `@method("translation.parallel", config=Parallel)`."""
 
     def add(build: Callable) -> Callable:
-        METHODS.register(name)(Method(name, config, build))
+        METHODS.register(name)(Method(name, config, build, tiny))
         return build
 
     return add
@@ -171,6 +176,7 @@ for _kind, _part in {
         packs=False,
     ),  # fmt: skip
     "seq_bottleneck": Part("core.adapters.build:seq_bottleneck", "core.config.adapters:SeqBottleneckOptions"),
+    "spiel": Part("core.sparse.build:spiel", "core.config.sparse:SpielOptions", "core.sparse.spiel_training:hook"),
 }.items():
     ADAPTERS.register(_kind)(_part)
 

@@ -1,0 +1,209 @@
+"""Training with a moving support: when SpIEL looks, what it replaces, and with which optimizer.
+
+Every `reselection_steps` a window opens in which the layers watch their gradients; when it closes, the smallest values
+make room for the candidates with the largest summed gradient, whose moments start as if they had been there during the
+window (SpIEL-AG). SpIEL-MA needs no window: the optimizer's accumulators give the scores. The Trainer is any
+transformers Trainer; a resumed run selects as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from core.errors import ConfigError, UnsupportedError
+from core.objectives.selection import SelectionCallback, replacement_rate, unwrapped
+from core.sparse.spiel import SpielConfig, SpielLayer, spiel_layers
+from core.sparse.spiel_optim import SpielAdamW, SpielSM3
+from core.sparse.support import replacement, top_outer
+from core.sparse.window import Window
+
+
+class SpielCallback(SelectionCallback):
+    """Moves the support of one adapter of a model.
+
+    Args:
+        config: of the adapter. adapter: its name.
+
+    Attributes:
+        replaced: share of the entries that the last reselection exchanged.
+    """
+
+    name = "spiel"
+
+    def __init__(self, config: SpielConfig, adapter: str = "default") -> None:
+        super().__init__(config.reselection_steps, 0 if config.selection == "ma" else config.accumulation_steps)
+        self.config, self.adapter = config, adapter
+        self.replaced = 0.0
+        self._layers: dict[str, SpielLayer] = {}
+
+    # ---- when ------------------------------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        found = spiel_layers(unwrapped(given["model"]))
+        self._layers = {name: layer for name, layer in found.items() if self.adapter in layer.spiel_values}
+        super().on_train_begin(args, state, control, **given)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        for layer in self._layers.values():
+            if self.adapter in layer.windows:
+                layer.windows[self.adapter].end_step()
+        once = self.config.selection == "grad_once" and self.selections
+        if self.config.selection != "random" and not once:
+            super().on_step_end(args, state, control, **given)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        for layer in self._layers.values():
+            layer.windows.pop(self.adapter, None)
+
+    # ---- what ------------------------------------------------------------------------------------------------------
+
+    def open(self, model: Any, step: int, total: int) -> None:
+        """Let every layer watch as many candidates as it has entries."""
+        if self.config.selection == "ma":
+            return
+        for layer in self._layers.values():
+            positions = layer.spiel_indices[self.adapter]
+            layer.windows[self.adapter] = Window(len(positions), positions.dtype)
+
+    @torch.no_grad()
+    def close(self, model: Any, optimizer: Any, step: int, total: int) -> None:
+        """Exchange entries in every layer."""
+        rate = replacement_rate(self.config.rate_policy, self.config.initial_rate, step, total)
+        rate = rate if self.selections else 1.0
+        moved = whole = 0
+        for layer in self._layers.values():
+            window = layer.windows.pop(self.adapter, None)
+            if self.config.selection == "ma":
+                moved += self._by_accumulators(layer, optimizer, rate)
+            elif window is not None and window.positions is not None:
+                moved += self._by_gradients(layer, window, optimizer, rate)
+            whole += len(layer.spiel_indices[self.adapter])
+        self.replaced = moved / max(whole, 1)
+
+    def _by_gradients(self, layer: SpielLayer, window: Window, optimizer: Any, rate: float) -> int:
+        values, positions = layer.spiel_values[self.adapter], layer.spiel_indices[self.adapter]
+        candidates = window.positions
+        assert candidates is not None
+        slots, grown = replacement(positions, values.abs(), candidates, window.total.abs(), rate)
+        order = self._exchange(layer, slots, candidates[grown])
+        if isinstance(optimizer, SpielAdamW):
+            mean, square = window.total[grown] / window.steps, window.squares[grown] / window.steps
+            optimizer.replace(values, slots, mean, square, float(window.steps), order)
+        return len(slots)
+
+    def _by_accumulators(self, layer: SpielLayer, optimizer: Any, rate: float) -> int:
+        values, positions = layer.spiel_values[self.adapter], layer.spiel_indices[self.adapter]
+        if not isinstance(optimizer, SpielSM3) or (found := optimizer.accumulators(values)) is None:
+            return 0
+        count = int(rate * len(positions) + 1e-9)
+        best = top_outer(*found, count, positions) if count else positions[:0]
+        slots = values.abs().argsort(stable=True)[: len(best)]
+        self._exchange(layer, slots, best)
+        return len(slots)
+
+    def _exchange(self, layer: SpielLayer, slots: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Put positions into slots with value 0 and sort again. Returns the order, old slot of each new one."""
+        values, positions = layer.spiel_values[self.adapter], layer.spiel_indices[self.adapter]
+        changed = positions.clone()
+        changed[slots] = new.to(positions.dtype)
+        values[slots] = 0
+        order = changed.argsort()
+        positions.copy_(changed[order])
+        values.copy_(values[order])
+        return order
+
+    # ---- resume ----------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}/{kind}": tensor
+            for name, layer in self._layers.items()
+            if self.adapter in layer.windows
+            for kind, tensor in layer.windows[self.adapter].tensors().items()
+        }
+
+    def load_tensors(self, found: dict[str, torch.Tensor]) -> None:
+        for name, layer in self._layers.items():
+            mine = {key.rpartition("/")[2]: t for key, t in found.items() if key.rpartition("/")[0] == name}
+            if mine:
+                positions = layer.spiel_indices[self.adapter]
+                window = Window(len(positions), positions.dtype)
+                window.load(mine, positions.device)
+                layer.windows[self.adapter] = window
+
+    def plain(self) -> dict[str, Any]:
+        return {"replaced": self.replaced}
+
+    def load_plain(self, found: dict[str, Any]) -> None:
+        self.replaced = found["replaced"]
+        if self.opened is not None:
+            self.open(None, self.opened, 0)
+
+
+class SpielTrainerMixin:
+    """A Trainer whose model has one SpIEL adapter: its optimizer, and a callback that moves the support.
+
+    Raises:
+        ConfigError: a model without the adapter.
+        UnsupportedError: parameters in bf16, or an optimizer that has no state for each entry.
+    """
+
+    def __init__(self: Any, model: Any = None, *args: Any, **kwargs: Any) -> None:
+        found = [config for config in getattr(model, "peft_config", {}).values() if isinstance(config, SpielConfig)]
+        if not found:
+            raise ConfigError("the model has no SpIEL adapter", hint="get_peft_model(model, SpielConfig(…)) first")
+        precision = getattr(kwargs.get("backend"), "precision", None)
+        if getattr(precision, "params", None) == "bf16":
+            raise UnsupportedError(
+                "SpIEL keeps its values in fp32", where="backend.precision.params", hint="the base may be in bf16"
+            )
+        self.spiel = found[-1]
+        given = (kwargs.get("optimizers") or (None, None))[0]
+        if given is not None and self.spiel.selection in ("ag", "ma"):
+            needed = SpielAdamW if self.spiel.selection == "ag" else SpielSM3
+            if not isinstance(given, needed):
+                raise UnsupportedError(
+                    f"{type(given).__name__} does not keep what a moving support needs", hint=f"use {needed.__name__}"
+                )
+        indices = [name for name, _ in model.named_buffers() if "spiel_indices" in name]
+        # every process makes the same selection; broadcasting the indices in each step would be for nothing
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, indices)
+        super().__init__(model, *args, **kwargs)  # type: ignore[call-arg]
+        if not any(isinstance(c, SpielCallback) for c in self.callback_handler.callbacks):
+            self.add_callback(SpielCallback(self.spiel, self._adapter()))
+
+    def _adapter(self: Any) -> str:
+        return next(name for name, config in self.model.peft_config.items() if config is self.spiel)
+
+    def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.optimizer is None:
+            self.optimizer = spiel_optimizer(self.model, self.spiel, self._adapter(), self.args)
+        return self.optimizer
+
+    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        moved = next((c for c in self.callback_handler.callbacks if isinstance(c, SpielCallback)), None)
+        if "loss" in logs and moved is not None and moved.selections:
+            logs = {**logs, "spiel/replaced": round(moved.replaced, 4)}
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+def spiel_optimizer(model: Any, config: SpielConfig, adapter: str, args: Any) -> Any:
+    """SpielAdamW, or SpielSM3 for `ma`, over everything that trains, with a Trainer's arguments."""
+    layers = {layer.spiel_values[adapter]: (layer, adapter) for layer in spiel_layers(model).values()}
+    sparse = [parameter for parameter in layers if parameter.requires_grad]
+    known = {id(parameter) for parameter in layers}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    if config.selection == "ma":
+        return SpielSM3([*sparse, *others], layers, args.learning_rate, weight_decay=args.weight_decay)
+    groups: list[dict[str, Any]] = [{"params": sparse}]
+    groups += [{"params": others, "per_entry": False}] if others else []
+    betas = (args.adam_beta1, args.adam_beta2)
+    return SpielAdamW(groups, args.learning_rate, betas, weight_decay=args.weight_decay)
+
+
+def hook(trainer_cls: type, model: Any, options: Any) -> tuple[type, list[Any]]:
+    """The Trainer of a stage that trains a SpIEL adapter."""
+    return type(f"Spiel{trainer_cls.__name__}", (SpielTrainerMixin, trainer_cls), {}), []

@@ -1,0 +1,83 @@
+"""The gradients that one matrix shows at promising positions during a few optimizer steps.
+
+The first backward pass chooses the positions: the largest entries of its gradient. Then the gradient of every step is
+summed there, with its square: 16 bytes a candidate. Processes watch the same positions, those of the first of them,
+and their gradients are averaged before a step is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+from core.sparse.support import TopK
+
+
+class Window:
+    """What one matrix's gradient showed since the window opened.
+
+    Args:
+        count: candidates. dtype: of their positions.
+
+    Attributes:
+        positions: (count,) sorted, None before the first backward pass. total, squares: (count,) Σ g and Σ g² over
+            the optimizer steps counted so far, g the gradient of a whole step. steps: how many those are.
+    """
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self.count, self.dtype, self.steps = count, dtype, 0
+        self.positions: torch.Tensor | None = None
+
+    def choose(self, tiles: Iterable[tuple[torch.Tensor, int]]) -> None:
+        """Take the positions with the largest |dW| over tiles (flat values, position of the first)."""
+        best = TopK(self.count)
+        for flat, start in tiles:
+            best.add(flat.abs(), start=start)
+        assert best.positions is not None
+        positions = best.positions.sort().values.to(self.dtype)
+        if _distributed():
+            dist.broadcast(positions, 0)
+        self.watch(positions)
+
+    def watch(self, positions: torch.Tensor) -> None:
+        """Begin to sum at sorted positions."""
+        self.positions = positions
+        self.total, self.squares, self.step = (torch.zeros(len(positions), device=positions.device) for _ in range(3))
+
+    def add(self, flat: torch.Tensor, start: int, piece: slice) -> None:
+        """Add one micro-batch's gradient at the candidates `piece` of this tile."""
+        assert self.positions is not None
+        self.step[piece] += flat[(self.positions[piece] - start).long()].float()
+
+    def end_step(self) -> None:
+        """Count what the micro-batches of one optimizer step added up to."""
+        if self.positions is None:
+            return
+        if _distributed():
+            dist.all_reduce(self.step)
+            self.step /= dist.get_world_size()
+        self.total += self.step
+        self.squares += self.step.square()
+        self.step.zero_()
+        self.steps += 1
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it between two steps, to be stored."""
+        if self.positions is None:
+            return {}
+        return {
+            "positions": self.positions, "total": self.total, "squares": self.squares,
+            "steps": torch.tensor([self.steps]),
+        }  # fmt: skip
+
+    def load(self, found: dict[str, torch.Tensor], device: torch.device) -> None:
+        """Take back what `tensors` gave."""
+        self.watch(found["positions"].to(device))
+        self.total, self.squares = found["total"].to(device), found["squares"].to(device)
+        self.steps = int(found["steps"])
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
