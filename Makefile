@@ -45,7 +45,7 @@ test-all: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy core/config core/errors.py recipes
+	$(BIN)/mypy core/config core/errors.py core/costmodel core/distributed core/training recipes
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks run all --quick

@@ -187,9 +187,9 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
             where=places.of(()),
             hint=f"methods of {recipe.app}: {', '.join(_methods_of(app)) or 'none'}",
         )
-    sugar = not recipe.stages
+    sugar, method = not recipe.stages, recipe.method or ""
     stages = recipe.stages or [
-        StageConfig(name=recipe.method.partition(".")[2], method=recipe.method, with_=recipe.with_)
+        StageConfig(name=method.partition(".")[2], method=method, with_=recipe.with_)
     ]
     resolved, names = [], set()
     plain = recipe.to_dict()
@@ -215,7 +215,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
         for block in ("data", "train", "model", "verify"):
             merged[block] = merge_blocks(plain[block], getattr(stage, block))
         shifted = _shift(places, path) if not sugar else places
-        options = build(
+        options: Any = build(
             METHODS.get(stage.method).config, expand_variables(stage.with_, places), places, (*path, "with")
         )
         view = build(Recipe, expand_variables(merged, shifted), shifted)
@@ -340,7 +340,8 @@ def smoke(recipe: Recipe) -> Recipe:
     raw = copy.deepcopy(recipe.source.raw) if recipe.source else recipe.to_dict()
     places = recipe.source.places if recipe.source else Places("recipe")
     model = raw.get("model") or {}
-    raw["model"] = {**model, "path": None, "preset": "tiny", "tokenizer": "bpe:512", "revision": None, "dtype": "fp32"}
+    tiny = METHODS.get(resolve_stages(recipe)[0].method).tiny
+    raw["model"] = {**model, "path": None, "preset": tiny, "tokenizer": "bpe:512", "revision": None, "dtype": "fp32"}
     limits = {"max_steps": 4, "batch": {"size": 8, "unit": "rows"}}
     raw["train"] = merge_blocks(raw.get("train") or {}, limits)
     raw["data"] = _smoke_data(app, raw.get("data") or {}, base=True)

@@ -73,7 +73,7 @@ def compress(
             shutil.rmtree(out)
         pipeline.save_pretrained(out)
     assert (out / CARD).is_file()
-    if after is not None:
+    if before is not None and after is not None:
         before.save(out / "eval" / "before")
         after.save(out / "eval" / "after")
         found["metrics"] = {

@@ -18,7 +18,8 @@ class Waiting:
     """One block's input (…): on its way to the host, there, or on its way back. `before` is the earlier block's."""
 
     def __init__(self, hidden: torch.Tensor, road: Any, before: Waiting | None) -> None:
-        self.road, self.before, self.back = road, before, None
+        self.road, self.before = road, before
+        self.back: Any = None
         if road is None:
             self.kept = hidden
             return

@@ -117,7 +117,7 @@ def guarded(trainer_cls: type, config: SpikeConfig, run: Any = None, stage: str 
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self.recent = 0.0
+            self._recent: Any = 0.0
             self.guard = SpikeGuard(self, config, run, stage)
             self.add_callback(self.guard)
 
@@ -133,7 +133,7 @@ def guarded(trainer_cls: type, config: SpikeConfig, run: Any = None, stage: str 
 
         @recent.setter
         def recent(self, total: float) -> None:
-            self._recent: Any = total
+            self._recent = total
 
         def mean_recent_loss(self) -> float:
             """Mean loss of the optimizer steps since the last look, over all processes; the sum begins anew."""

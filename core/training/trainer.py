@@ -40,7 +40,7 @@ class CountingCollator:
         rows = [row for item in items for row in (item if isinstance(item, list) else [item])]
         batch = self.collator(items)
         useful = torch.tensor([sum(len(row.input_ids) for row in rows)])
-        known = {"useful": useful, "places": places_of(batch["labels"])}
+        known: dict[str, Any] = {"useful": useful, "places": places_of(batch["labels"])}
         if "position_ids" in batch:
             known["borders"], known["longest"] = borders_of(batch["position_ids"])
         return {**batch, **known}
@@ -171,7 +171,8 @@ class SupervisedTrainer(Saving, Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if self.lr_scheduler is None:
             factor = schedule(self.train_config, num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            chosen: Any = optimizer or self.optimizer
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

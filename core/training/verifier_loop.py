@@ -142,7 +142,8 @@ class GroupDataset(torch.utils.data.Dataset):
     """Rows that get candidates as the iterations go by."""
 
     def __init__(self, rows: Sequence[Encoded]) -> None:
-        self.rows, self.candidates = list(rows), [[] for _ in rows]
+        self.rows = list(rows)
+        self.candidates: list[list[Any]] = [[] for _ in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,6 +176,10 @@ class RankedTrainer(SupervisedTrainer):
     score_all: ScoreAll | None = None
     run: Any = None
     folder: Path | None = None
+
+    model: Any
+    optimizer: Any
+    base: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         dataset = kwargs["train_dataset"]

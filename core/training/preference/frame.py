@@ -34,6 +34,7 @@ class Frame(Saving):
 
     config_cls: ClassVar[type]
     shown: ClassVar[tuple[str, ...]] = ()
+    lr_scheduler: Any
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Frame(Saving):
 
         datasets.disable_progress_bars()
         self.train_config, self.backend = train_config, backend or BackendConfig()
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             model=model,
             args=translated(args, self.config_cls, options),
             train_dataset=train_dataset.to_datasets(),
@@ -72,7 +73,7 @@ class Frame(Saving):
     def _send_telemetry(self) -> None:
         """TRL reports its use to a server unless told otherwise; graft sends nothing."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return EpochSampler(len(dataset), self.args.seed)
 

@@ -34,7 +34,7 @@ class PromptDataset(Sequence):
     def __len__(self) -> int:
         return len(self.ids) * self.group
 
-    def __getitem__(self, index: Any) -> dict[str, Any]:
+    def __getitem__(self, index: Any) -> dict[str, Any]:  # type: ignore[override]
         return {"prompt": self.texts[index // self.group], "number": index // self.group}
 
     def to_datasets(self) -> Any:
@@ -65,7 +65,8 @@ def encode_prompts(
         kept.append((ids, "".join(s.text for s in segments if not s.train), example))
     if not kept:
         raise DataError("no prompt is shorter than data.max_length")
-    return PromptDataset(*map(list, zip(*kept)), group=group), stats
+    ids_of, texts, found = (list(column) for column in zip(*kept))
+    return PromptDataset(ids_of, texts, found, group), stats
 
 
 def find_reward(name: str) -> Reward:

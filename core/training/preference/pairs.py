@@ -80,7 +80,7 @@ class PairDataset(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> dict[str, list[int]]:
+    def __getitem__(self, index: Any) -> dict[str, list[int]]:  # type: ignore[override]
         row = self.rows[index]
         return {"prompt_ids": row.prompt_ids, "chosen_ids": row.chosen_ids, "rejected_ids": row.rejected_ids}
 
