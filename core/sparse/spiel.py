@@ -201,7 +201,7 @@ class SpielLayer(nn.Module, BaseTunerLayer):
             if window.positions is None:
                 window.choose(self._gradient_tiles(x, dy, ranges))
         cuts = {name: self._cut(name, ranges) for name in names}
-        seen = {name: bounds(window.positions, ranges, self.in_features) for name, window in watching.items()}
+        seen = {name: window.cuts(ranges, self.in_features) for name, window in watching.items()}
         for number, (flat, start) in enumerate(self._gradient_tiles(x, dy, ranges)):
             for name, gradient in found.items():
                 piece = slice(*cuts[name][number : number + 2])

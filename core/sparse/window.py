@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
-from core.sparse.support import TopK
+from core.sparse.support import TopK, bounds
 
 
 class Window:
@@ -45,6 +45,11 @@ class Window:
         """Begin to sum at sorted positions."""
         self.positions = positions
         self.total, self.squares, self.step = (torch.zeros(len(positions), device=positions.device) for _ in range(3))
+
+    def cuts(self, ranges: list[tuple[int, int]], columns: int) -> list[int]:
+        """Where the candidates of each range of rows begin, and where the last ones end."""
+        assert self.positions is not None
+        return bounds(self.positions, ranges, columns)
 
     def add(self, flat: torch.Tensor, start: int, piece: slice) -> None:
         """Add one micro-batch's gradient at the candidates `piece` of this tile."""
