@@ -27,7 +27,7 @@ class Device:
     bf16: float
     fp32: float
     bandwidth: float
-    reached: float = 0.75
+    reached: float = 0.7
     launch: float = 4e-6
 
     @property
@@ -39,7 +39,7 @@ DEVICES = {
     device.name: device
     for device in (
         Device("h200", 139.8 * GIB, 989e12, 67e12, 4.8e12),
-        Device("h100", 79.1 * GIB, 989e12, 67e12, 3.35e12),
+        Device("h100", 79.1 * GIB, 989e12, 67e12, 3.35e12, 0.66),
         Device("a100-80", 79.1 * GIB, 312e12, 19.5e12, 2.0e12),
         Device("a100-40", 39.4 * GIB, 312e12, 19.5e12, 1.55e12),
         Device("l40s", 44.5 * GIB, 362e12, 91e12, 0.86e12),

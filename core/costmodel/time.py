@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from core.costmodel.hardware import Device
 from core.costmodel.memory import FP32
-from core.costmodel.workload import Workload
+from core.costmodel.workload import Workload, format_bytes
 
 # Operations at which a product reaches half of the device's best rate.
 HALF_RATE = 2e9
+# Share of a product's rate that causal attention reaches, forward and backward together.
+ATTENTION = 0.5
 # Bytes moved a token and unit of width by what is not a product, forward and backward, in plain kernels and fused ones.
-PLAIN_MOVES, FUSED_MOVES = 90.0, 45.0
+PLAIN_MOVES, FUSED_MOVES = 340.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,14 @@ def predict_time(work: Workload, device: Device) -> Step:
     products = passes * shape.layers * (times * linear + (times + 1) * low)
     # causal attention: half of the square; the backward pass is 2.5 times the forward one
     forward = 2.0 * n * work.length * shape.query
-    attention = passes * shape.layers * forward * (3.5 + again) / (0.6 * peak)
+    attention = passes * shape.layers * forward * (3.5 + again) / (ATTENTION * peak)
     moves = FUSED_MOVES if "layers" in work.fused else PLAIN_MOVES
     width = shape.hidden + shape.ffn / 2
-    elementwise = passes * shape.layers * n * moves * width * work.compute / 2 / device.bandwidth
+    elementwise = passes * shape.layers * n * moves * (1 + again / 3) * width * work.compute / 2 / device.bandwidth
+    if work.quantization != "none":
+        # every use of a weight unpacks it first
+        unpacked = shape.linear_weights * (work.compute + format_bytes(work.quantization, work.stored))
+        elementwise += passes * (2 + again) * unpacked / device.bandwidth
     head_times = 3 if "head" in work.fused and not work.rank else 2 + (work.rank == 0)
     head = passes * (
         head_times * product(shape.hidden, shape.vocabulary)
@@ -69,7 +75,7 @@ def predict_time(work: Workload, device: Device) -> Step:
     states = (work.adapter_parameters * FP32 if work.rank else shape.parameters * work.stored) * 7
     optimizer = states / device.bandwidth + 1e-3
     useful = passes * n * (2.0 * (2 + backward_weights) * (shape.linear_weights + shape.vocabulary * shape.hidden))
-    return Step(products, attention, elementwise, head, optimizer, useful + attention * 0.6 * peak)
+    return Step(products, attention, elementwise, head, optimizer, useful + attention * ATTENTION * peak)
 
 
 def tokens_a_second(work: Workload, device: Device) -> float:
