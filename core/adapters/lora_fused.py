@@ -49,8 +49,14 @@ def low_rank(module: Any) -> Low | None:
 
 
 def _frozen(base: Any) -> bool:
-    known = type(base) is torch.nn.Linear or type(base).__name__ == "Linear4bit"
+    known = type(base) is torch.nn.Linear or _four_bit(base)
     return known and not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
+
+
+def _four_bit(base: Any) -> bool:
+    """A 4-bit layer in its usual layout; bitsandbytes lays it out anew for inference on some CPUs."""
+    state = getattr(base.weight, "quant_state", None)
+    return type(base).__name__ == "Linear4bit" and not getattr(state, "packing_format_for_cpu", False)
 
 
 def project(x: torch.Tensor, modules: Sequence[Any]) -> list[torch.Tensor]:

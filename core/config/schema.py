@@ -185,7 +185,7 @@ class BackendConfig:
     )
     lora: Literal["auto", "fused", "plain"] = key("auto", "LoRA's own forward and backward; auto where there is a GPU")
     packed_attention: Literal["auto", "varlen", "mask"] = key(
-        "auto", "varlen attends document by document; auto on a GPU, where attention under a mask is slow"
+        "auto", "varlen attends document by document, mask over whole sequences; auto is varlen where the model can"
     )
     compile: Literal["none", "blocks"] = key("none", "compile each transformer block")
     activation_checkpoint: Literal["auto", "none", "selective", "full"] = key(

@@ -26,10 +26,8 @@ def made_fast(model: Any, backend: BackendConfig, device: Any) -> Iterator[bool]
     if backend.activation_checkpoint == "selective":
         checkpoint_every_second(model)
     compiled = compile_blocks(model) if backend.compile == "blocks" else []
-    wanted = backend.packed_attention
-    by_document = wanted == "varlen" or (wanted == "auto" and device.type == "cuda")
     try:
-        with varlen_attention(model) if by_document else nullcontext(False) as takes_borders:
+        with nullcontext(False) if backend.packed_attention == "mask" else varlen_attention(model) as takes_borders:
             yield takes_borders
     finally:
         for block in compiled:

@@ -24,10 +24,10 @@ def tokenizer():
 def llama_like(kind: str = "llama", **more):
     import transformers
 
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, **more}
     config = getattr(transformers, f"{kind.capitalize()}Config")(
-        vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, **more,
-    )  # fmt: skip
+        vocab_size=260, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, **sizes
+    )
     torch.manual_seed(0)
     return getattr(transformers, f"{kind.capitalize()}ForCausalLM")(config)
 
@@ -151,3 +151,15 @@ def test_generation_uses_the_layers_own_forward(tokenizer):
     expected = model.generate(ids, max_new_tokens=6, do_sample=False)
     assert fuse_layers(model) > 0
     assert torch.equal(model.generate(ids, max_new_tokens=6, do_sample=False), expected)
+
+
+def test_four_bit_bases(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from core.quantization.load import load_base
+
+    llama_like(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
+    model = load_base(ModelConfig(path=str(tmp_path), quantization="nf4"), None, device="cpu")
+    model = adapted(model).train()
+    fused = [m for m in model.modules() if lora_fused.low_rank(m) is not None]
+    assert len(fused) == 14 and type(fused[0].base_layer).__name__ == "Linear4bit"
+    same_as_plain(model, tolerance=1e-4)
