@@ -1,0 +1,51 @@
+"""The embeddings page's handlers, called directly."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("gradio")
+from apps.embeddings import EmbeddingPipeline  # noqa: E402
+from demos.embeddings import Page, build  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page(EmbeddingPipeline.from_pretrained("any", engine="tiny"))
+
+
+def test_compare(page):
+    problem, shown = page.compare("one <b>text</b>", "another text")
+    assert not problem and "cosine" in shown and "&lt;" in shown and "<b>text" not in shown
+    assert "two texts are needed" in page.compare("", "x")[0]
+
+
+def test_search_beside_bm25(page, tmp_path):
+    problem, mine, lexical = page.search("How do I block a lost card?", 3)
+    assert not problem and mine.count("<div>") == 3 and "<mark>lost</mark>" in lexical
+    (tmp_path / "own.txt").write_text("alpha beta\ngamma\n")
+    problem, loaded = page.load(str(tmp_path / "own.txt"))
+    assert not problem and ">2<" in loaded
+    assert "<mark>gamma</mark>" in page.search("gamma", 1)[2]
+    assert "no document shares" in page.search("zebra", 1)[2]
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "0 lines" in page.load(str(tmp_path / "empty.txt"))[0]
+    assert "nothing to search" in page.search(" ")[0]
+
+
+def test_map_and_scores(page, tmp_path):
+    problem, picture = page.map(None)
+    assert not problem and picture.count("<circle") == 144 and "garden" in picture
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(4)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert page.map(str(tmp_path / "m.jsonl"))[1].count("<circle") == 4
+    (tmp_path / "bad.jsonl").write_text('{"txt": 1}\n')
+    assert "unknown field" in page.map(str(tmp_path / "bad.jsonl"))[0]
+    problem, table = page.evaluate(None)
+    assert not problem and table[0][0] == "ndcg@10" and table[0][2] == "48"
+
+
+def test_the_page_builds(page):
+    assert build(page.pipeline).title == "graft embeddings"
