@@ -108,7 +108,10 @@ class ModelShape:
         if family not in FAMILIES:
             hint = " ".join(filter(None, [nearest(family, FAMILIES), f"known: {', '.join(FAMILIES)}"]))
             raise UnsupportedModelError(f"memory and time of model type '{family}' are not predicted", hint=hint)
-        return FAMILIES[family](config, vocabulary or int(config.get("vocab_size", 0)))
+        try:
+            return FAMILIES[family](config, vocabulary or int(config.get("vocab_size", 0)))
+        except KeyError as error:
+            raise UnsupportedModelError(f"the config of a {family} model lacks {error}", where="config.json") from error
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ModelShape:

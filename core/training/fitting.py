@@ -15,6 +15,7 @@ from core.config.load import ResolvedStage
 from core.costmodel.fit import choose
 from core.costmodel.hardware import DEVICES, Device, known_as, this_cpu
 from core.costmodel.workload import Workload, shape_of
+from core.distributed.launch import world_size
 from core.errors import CheckpointError, UnsupportedModelError
 
 SIZES = ("micro", "accumulation", "steps", "sequences_a_step")
@@ -88,10 +89,16 @@ def refuse_what_cannot_fit(stages: list[ResolvedStage], device: str) -> None:
 
 
 def begun_with(folder: Path, stage: ResolvedStage, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The sizes that a stage to be resumed began with; `sizes` when it never began."""
+    """The sizes that a stage to be resumed began with; `sizes` when it never began.
+
+    The sequences of a step stay when the number of processes has changed: accumulation makes up for it.
+    """
     if not (folder / "plan.json").is_file():
         return sizes
     begun = read_json(folder / "plan.json")
     if begun.get("activation_checkpoint"):
         stage.recipe.backend.activation_checkpoint = begun["activation_checkpoint"]
-    return {**sizes, **{name: begun[name] for name in SIZES if name in begun}}
+    kept = {name: begun[name] for name in SIZES if name in begun}
+    if {"micro", "sequences_a_step"} <= kept.keys():
+        kept["accumulation"] = -(-kept["sequences_a_step"] // (kept["micro"] * world_size()))
+    return {**sizes, **kept}

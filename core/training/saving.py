@@ -148,8 +148,9 @@ class Saving:
             weights(place)
             torch.save(optimizer, place / "optimizer.pt")
             torch.save(scheduler, place / "scheduler.pt")
-            for rank, generators in enumerate(states):
-                torch.save(generators, place / ("rng_state.pth" if len(states) == 1 else f"rng_state_{rank}.pth"))
+            torch.save(states[0], place / "rng_state.pth")
+            for rank, generators in enumerate(states if len(states) > 1 else ()):
+                torch.save(generators, place / f"rng_state_{rank}.pth")
             (place / "trainer_state.json").write_text(state, encoding="utf-8")
 
         return write

@@ -28,7 +28,7 @@ FUSED = frozenset({"head", "layers", "lora"})
 LORA = Workload(EIGHT_B, 2, 4096, accumulation=4, rank=16, targets=tuple(EIGHT_B.linears))
 AGAIN = {"checkpointing": "full", "offloaded": True}
 
-# Tokens a second: of Trainer and peft as they come, of a trainer with fused kernels, and of others as they publish them.
+# Tokens a second: Trainer and peft as they come, a trainer with fused kernels, and others as they publish them.
 MEASURED = {
     "8B LoRA, plain": (LORA, "h200", 10600),
     "8B LoRA, fused": (LORA.with_(fused=FUSED), "h200", 15000),

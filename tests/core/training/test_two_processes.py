@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from core.config.load import recipe_from
 from core.config.run_folder import RunFolder
 from core.training import checkpoint
+from core.training.run import train
 
 ROOT = Path(__file__).parents[3]
 STOPPED_ON_RANK_1 = """
@@ -39,22 +42,31 @@ print("ended", os.environ["RANK"], train(run.recipe(), run)["status"], flush=Tru
 """
 
 
-def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
+def new_run(folder):
+    """25 pairs in both directions, which neither two processes nor batches of eight divide."""
     source = {"reader": "embedded", "with": {"src": "de", "tgt": "en"}}
-    run = RunFolder.create(
+    return RunFolder.create(
         recipe_from(
             {
                 "app": "translation",
-                "output": str(tmp_path / "run"),
+                "output": str(folder),
                 "model": {"preset": "tiny-gpt2", "tokenizer": "bpe:400"},
-                "data": {"train": [{**source, "split": "train", "limit": 24}], "max_length": 160},
+                "data": {"train": [{**source, "split": "train", "limit": 25}], "max_length": 160, "packing": False},
                 "method": "translation.parallel",
-                "train": {"max_steps": 6, "batch": {"size": 8}},
+                "train": {"max_steps": 9, "batch": {"size": 8, "micro": 2}},
                 "eval": {"every": 0},
                 "backend": {"strategy": "ddp", "device": "cpu"},
             }
         )
     )
+
+
+def losses(run):
+    return {row["step"]: row["loss"] for row in run.read_metrics() if "loss" in row}
+
+
+def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
+    run = new_run(tmp_path / "run")
     script = tmp_path / "stopped.py"
     script.write_text(STOPPED_ON_RANK_1.format(root=str(ROOT), run=str(run.path)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -65,3 +77,8 @@ def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
     assert run.info()["status"] == "stopped"
     saved = checkpoint.newest(run.stage_dir(0, "parallel") / "checkpoints")
     assert saved.name == "checkpoint-3" and {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in saved.iterdir()}
+    alone = new_run(tmp_path / "alone")
+    train(alone.recipe(), alone)
+    train(run.recipe(), run, resume=True)
+    assert list(losses(run)) == list(range(1, 10)), "one process goes on where two were stopped"
+    assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
