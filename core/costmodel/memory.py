@@ -113,8 +113,8 @@ def block_bytes(work: Workload) -> dict[str, float]:
         # the values are a view of queries, keys and values, which are one tensor
         attention += a * (q + k)
     if work.masked:
-        # under a mask keys and values are repeated for every query head
-        attention += 2 * a * (q - k)
+        # keys and values are repeated for every query head, and each block keeps the mask in its own format
+        attention += 2 * a * (q - k) + a * work.length
     norms = 2.0 * _norm(work, h, fused)
     if shape.head_norms:
         norms += (FP32 + (a if full else 0)) * (q + k) + FP32 * (shape.heads + shape.kv_heads)

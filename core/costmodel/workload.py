@@ -19,6 +19,8 @@ from core.errors import ConfigError, UnsupportedModelError
 
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
+# Families whose attention takes the borders of packed documents.
+BY_DOCUMENT = ("llama", "mistral", "qwen2", "qwen3", "gemma")
 FUSED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 # Bytes a weight. NF4: half a byte, and per 64 weights a scale of one byte, whose own scales take 4 bytes per 256 × 64.
@@ -124,7 +126,7 @@ class Workload:
             compute=compute,
             checkpointing="none" if backend.activation_checkpoint == "auto" else backend.activation_checkpoint,
             offloaded=backend.offload.activations == "host" or (backend.offload.activations == "auto" and on_gpu),
-            masked=recipe.data.packing and not (backend.packed_attention == "varlen" or on_gpu),
+            masked=recipe.data.packing and (backend.packed_attention == "mask" or shape.family not in BY_DOCUMENT),
             fused=fused_parts(shape, backend, on_gpu),
         )
 
