@@ -19,7 +19,8 @@ class Device:
 
     Args:
         memory: bytes. bf16, fp32: operations a second of matrix products. bandwidth: bytes a second.
-        reached: share of the matrix rate that large products reach. launch: seconds that a kernel costs at least.
+        reached: share of the matrix rate that large products reach. half_rate: operations of a product at which it
+            reaches half of that. launch: seconds that a kernel costs at least.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Device:
     bandwidth: float
     reached: float = 0.7
     launch: float = 4e-6
+    half_rate: float = 2e9
 
     @property
     def is_gpu(self) -> bool:
@@ -76,4 +78,4 @@ def this_cpu() -> Device:
     """The machine's own processor: its memory, and a rate by cores that a single measurement could not improve much."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device("cpu", float(memory), cores * 30e9, cores * 40e9, 10e9 * min(cores, 8), 0.5, 1e-5)
+    return Device("cpu", float(memory), cores * 60e9, cores * 60e9, 15e9 * min(cores, 8), 0.6, 1e-5, 1e7)

@@ -13,8 +13,6 @@ from core.costmodel.hardware import Device
 from core.costmodel.memory import FP32
 from core.costmodel.workload import Workload, format_bytes
 
-# Operations at which a product reaches half of the device's best rate.
-HALF_RATE = 2e9
 # Share of a product's rate that causal attention reaches, forward and backward together.
 ATTENTION = 0.5
 # Bytes moved a token and unit of width by what is not a product, forward and backward, in plain kernels and fused ones.
@@ -47,7 +45,7 @@ def predict_time(work: Workload, device: Device) -> Step:
 
     def product(inside: int, outside: int) -> float:
         operations = 2.0 * n * inside * outside
-        seconds = operations / (peak * operations / (operations + HALF_RATE))
+        seconds = operations / (peak * operations / (operations + device.half_rate))
         moved = work.compute * (n * (inside + outside) + inside * outside)
         return max(seconds, moved / device.bandwidth) + device.launch
 
