@@ -189,6 +189,9 @@ for _kind, _part in {
     ),
     "ladder": Part("core.control.ladder:build", "core.control.options:LadderOptions"),
     "skip_ffn": Part("core.control.skip:build", "core.control.options:SkipOptions"),
+    "green": Part(
+        "core.sparse.green_training:build", "core.config.sparse:GreenOptions", "core.sparse.green_training:hook"
+    ),
     "learngene": Part("core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions"),
     "descend": Part("core.control.learngene:build_descendant", "core.control.options:DescendOptions"),
 }.items():

@@ -26,3 +26,12 @@ class SpielOptions:
     rate_policy: Literal["linear", "cosine", "constant"] = key("linear", "how the replaced share falls")
     initial_rate: float = key(0.2, "share replaced at the start; the first reselection replaces all", above=0, most=1)
     apply: Literal["add", "separate"] = key("add", "round W + v to the base's format, or add a product of its own")
+
+
+@dataclass
+class GreenOptions:
+    """Full fine-tuning for a share of its FLOPs (Huang et al. 2024, GreenTrainer)."""
+
+    rho: float = key(0.5, "FLOPs of a step over those of full training", above=0, most=1)
+    interval: int = key(100, "optimizer steps from one choice of tensors to the next", least=1)
+    units: int = key(1000, "steps in which the budget is divided", least=10)

@@ -1,0 +1,209 @@
+"""Training only the tensors that pay, chosen again during training (Huang et al. 2024, GreenTrainer).
+
+Every `interval` steps the next batch is first used to ask: one real optimizer step with everything in reach training,
+and the gradient at the new point. A tensor's importance is how much its own change lowered the loss, -Σ g' · Δw. Then
+weights and optimizer are put back bit for bit and the best tensors within the budget are set free; autograd does not
+go deeper than the deepest of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from core.config.sparse import GreenOptions
+from core.errors import UnsupportedError
+from core.objectives.selection import SelectionCallback, bare
+from core.sparse.green import tensor_flops
+
+
+class GreenCallback(SelectionCallback):
+    """Says when tensors are chosen again and remembers which ones train.
+
+    Attributes:
+        due: the next training step begins with a selection. selected: names of the tensors that train.
+        share: planned FLOPs of a step over those of full training.
+    """
+
+    name = "green"
+
+    def __init__(self, options: GreenOptions) -> None:
+        super().__init__(options.interval)
+        self.options, self.due, self.share = options, True, 1.0
+        self.selected: list[str] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        super().on_train_begin(args, state, control, **given)
+        if self.selected:
+            set_free(given["model"], set(self.selected))
+
+    def close(self, model: Any, optimizer: Any, step: int, total: int) -> None:
+        self.due = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        given["model"].requires_grad_(True)
+
+    def plain(self) -> dict[str, Any]:
+        return {"due": self.due, "selected": self.selected, "share": self.share}
+
+    def load_plain(self, found: dict[str, Any]) -> None:
+        self.due, self.selected, self.share = found["due"], found["selected"], found["share"]
+
+
+class GreenTrainerMixin:
+    """A Trainer that trains at most `rho` of the FLOPs of full training.
+
+    The class attribute `green` holds the options.
+
+    Raises:
+        UnsupportedError: adapters or a quantized base.
+        BudgetError: a rho below what a forward pass and the cheapest tensor cost.
+    """
+
+    green: GreenOptions = GreenOptions()
+
+    def __init__(self: Any, model: Any = None, *args: Any, **kwargs: Any) -> None:
+        if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
+            raise UnsupportedError(
+                "GreenTrainer chooses among the model's own tensors, which are frozen here", where="model",
+                hint="leave out adapters and quantization",
+            )  # fmt: skip
+        tensor_flops(model, 1, 2).budget(self.green.rho)
+        super().__init__(model, *args, **kwargs)  # type: ignore[call-arg]
+        # tensors that do not train have no gradient to wait for
+        self.args.ddp_find_unused_parameters = True
+        self.selection = GreenCallback(self.green)
+        self.add_callback(self.selection)
+
+    def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.selection.due:
+            self._select(inputs)
+        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _select(self: Any, inputs: Any) -> None:
+        """Choose the tensors of the steps to come."""
+        model, optimizer, callback = self.accelerator.unwrap_model(self.model), bare(self.optimizer), self.selection
+        rows, length = inputs["input_ids"].shape
+        costs = tensor_flops(model, rows, length, self.args.gradient_checkpointing)
+        counted = getattr(self, "_useful", None)
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            found = importance(model, optimizer, costs.reachable(self.green.rho), lambda: self._loss(model, inputs))
+        if counted is not None:
+            self._useful = counted
+        chosen = costs.select(found, self.green.rho, self.green.units)
+        set_free(model, chosen)
+        park(model, optimizer)
+        callback.selected, callback.due, callback.share = sorted(chosen), False, costs.share(chosen)
+
+    def _loss(self: Any, model: Any, inputs: Any) -> torch.Tensor:
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(dict(inputs)))
+
+    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = {**logs, "green/flops": round(self.selection.share, 4)}
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[str, float]:
+    """-Σ g' · Δw of each named tensor over one optimizer step at the full rate, divided by the largest in magnitude.
+
+    The model's weights, the optimizer's state and rates are afterwards bit for bit what they were; no gradient is left.
+    Processes average what they find.
+
+    Args:
+        loss: () → the batch's loss.
+    """
+    free = {name: p for name, p in model.named_parameters() if name in names}
+    pending = {name: p.grad for name, p in model.named_parameters()}
+    set_free(model, names)
+    with _restored(free, optimizer) as before:
+        _gradients(model, loss)
+        for group in optimizer.param_groups:
+            group["lr"] = group.get("initial_lr", group["lr"])
+        optimizer.step()
+        _gradients(model, loss)
+        found = {
+            name: -float((p.grad.float() * (p.detach() - before[name]).float()).sum()) if p.grad is not None else 0.0
+            for name, p in free.items()
+        }
+    for name, p in model.named_parameters():
+        p.grad = pending[name]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        order = sorted(found)
+        device = next(iter(free.values())).device
+        values = torch.tensor([found[name] for name in order], dtype=torch.float64, device=device)
+        dist.all_reduce(values)
+        found = dict(zip(order, (values / dist.get_world_size()).tolist()))
+    largest = max((abs(value) for value in found.values()), default=0.0) or 1.0
+    return {name: value / largest for name, value in found.items()}
+
+
+def _gradients(model: Any, loss: Any) -> None:
+    for p in model.parameters():
+        p.grad = None
+    loss().backward()
+
+
+@contextlib.contextmanager
+def _restored(parameters: dict[str, torch.Tensor], optimizer: Any) -> Any:
+    """Gives the parameters' values; afterwards they, their optimizer state and the groups' settings are as before."""
+    weights = {name: p.detach().clone() for name, p in parameters.items()}
+    states = {
+        name: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state[p].items()}
+        for name, p in parameters.items()
+        if p in optimizer.state
+    }
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    unpark(parameters, optimizer)
+    try:
+        yield weights
+    finally:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(weights[name])
+                if name in states:
+                    optimizer.state[p] = states[name]
+                else:
+                    optimizer.state.pop(p, None)
+        for group, settings in zip(optimizer.param_groups, groups):
+            group.update(settings)
+
+
+def set_free(model: Any, names: set[str]) -> None:
+    """Let exactly the named tensors train."""
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in names)
+
+
+def park(model: Any, optimizer: Any) -> None:
+    """Optimizer state of tensors that do not train goes to host memory, that of the others to their device."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    _move(optimizer, {p: torch.device("cpu") for p in frozen})
+    unpark({str(i): p for i, p in enumerate(model.parameters()) if p.requires_grad}, optimizer)
+
+
+def unpark(parameters: dict[str, torch.Tensor], optimizer: Any) -> None:
+    """Optimizer state of these parameters goes to their device."""
+    _move(optimizer, {p: p.device for p in parameters.values()})
+
+
+def _move(optimizer: Any, places: dict[torch.Tensor, torch.device]) -> None:
+    for p, device in places.items():
+        for name, value in optimizer.state.get(p, {}).items():
+            # a step count may live on the host whatever the device
+            if isinstance(value, torch.Tensor) and value.dim():
+                optimizer.state[p][name] = value.to(device)
+
+
+def build(model: Any, options: GreenOptions, context: Any) -> Any:
+    """The edit of a recipe: the model stays as it is."""
+    return model
+
+
+def hook(trainer_cls: type, model: Any, options: GreenOptions) -> tuple[type, list[Any]]:
+    """The Trainer of a stage that trains for a share of the FLOPs."""
+    return type(f"Green{trainer_cls.__name__}", (GreenTrainerMixin, trainer_cls), {"green": options}), []

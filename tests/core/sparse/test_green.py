@@ -1,0 +1,223 @@
+"""GreenTrainer: the knapsack against all subsets, planned FLOPs against counted ones, nothing left behind, resume."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+import transformers as tr
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.config.sparse import GreenOptions
+from core.errors import BudgetError, UnsupportedError
+from core.sparse.green import tensor_flops
+from core.sparse.green_training import GreenTrainerMixin, importance
+from core.statistics.allocate import Stage, prefix_knapsack, threshold_bisect
+
+
+def llama(**more):
+    torch.manual_seed(0)
+    config = {
+        "vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64,
+        "attn_implementation": "eager",
+    }  # fmt: skip
+    return tr.LlamaForCausalLM(tr.LlamaConfig(**config | more))
+
+
+def gpt2():
+    torch.manual_seed(0)
+    config = tr.GPT2Config(
+        vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64, attn_implementation="eager", resid_pdrop=0.0
+    )
+    return tr.GPT2LMHeadModel(config)
+
+
+def brute_force(stages, budget):
+    items = [(s, i) for s, stage in enumerate(stages) for i in range(len(stage.costs))]
+    best = 0.0
+    for size in range(1, len(items) + 1):
+        for chosen in itertools.combinations(items, size):
+            cost = sum(stage.passage for stage in stages[: max(s for s, _ in chosen)])
+            cost += sum(stages[s].costs[i] for s, i in chosen)
+            if cost <= budget:
+                best = max(best, sum(stages[s].values[i] for s, i in chosen))
+    return best
+
+
+def test_the_knapsack_is_the_best_of_all_subsets():
+    dice = random.Random(0)
+    deep = 0
+    for _ in range(120):
+        stages = []
+        while sum(len(stage.costs) for stage in stages) < 8:
+            count = dice.randint(0, 3)
+            costs = [dice.randint(0, 9) for _ in range(count)]
+            stages.append(Stage(dice.randint(0, 6), costs, [dice.uniform(-1, 1) for _ in range(count)]))
+        budget = dice.randint(9, 40)
+        found = prefix_knapsack(stages, budget, budget)
+        assert found.value == pytest.approx(brute_force(stages, budget))
+        assert found.cost <= budget
+        deep += bool(found.items) and found.items[-1][0] > 1
+    assert deep > 30
+
+
+def test_more_budget_is_never_worse_and_rounding_never_exceeds_it():
+    dice = random.Random(1)
+    stages = [
+        Stage(dice.random(), [dice.random() for _ in range(4)], [dice.random() for _ in range(4)]) for _ in range(9)
+    ]
+    values = []
+    for budget in (2.0, 3.0, 4.5, 7.0, 11.0, 30.0):
+        found = prefix_knapsack(stages, budget, 1000)
+        assert found.cost <= budget
+        values.append(found.value)
+    assert values == sorted(values) and values[-1] == pytest.approx(sum(sum(stage.values) for stage in stages))
+    with pytest.raises(BudgetError) as error:
+        prefix_knapsack([Stage(1.0), Stage(1.0, [3.0], [1.0])], 2.0)
+    assert error.value.best_achievable == 4.0
+
+
+def test_bisection_finds_the_last_threshold_below_the_share():
+    points = [0.1, 0.35, 0.36, 0.9]
+    found = threshold_bisect(lambda t: sum(p < t for p in points) / 4, 0.5)
+    assert sum(p < found for p in points) == 2
+    with pytest.raises(BudgetError):
+        threshold_bisect(lambda t: 0.1 * t, 0.5)
+
+
+def counted(model, chosen):
+    ids = torch.randint(0, 60, (2, 24), generator=torch.Generator().manual_seed(0))
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in chosen)
+    with FlopCounterMode(display=False) as forward:
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("make", [llama, lambda: llama(tie_word_embeddings=True), gpt2])
+def test_planned_flops_are_the_counted_ones(make):
+    model, dice = make(), random.Random(0)
+    costs = tensor_flops(model, 2, 24)
+    names = sorted(name for place in costs.places for name in place.dw)
+    assert names == sorted(name for name, _ in model.named_parameters())
+    for trial in range(12):
+        chosen = set(names) if not trial else set(dice.sample(names, dice.randint(1, 5)))
+        forward, backward = counted(make(), chosen)
+        assert costs.forward == pytest.approx(forward, rel=0.02)
+        assert costs.backward(chosen) == pytest.approx(backward, rel=0.02)
+
+
+def test_the_deepest_tensor_passes_nothing_on():
+    model = llama()
+    costs = tensor_flops(model, 2, 24)
+    down = "model.layers.2.mlp.down_proj.weight"
+    assert costs.backward({down}) == 2 * 48 * 32 * 60 + 2 * 48 * 32 * 48 == counted(model, {down})[1]
+
+
+def test_asking_leaves_no_trace():
+    model = llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ids = torch.randint(0, 60, (2, 24), generator=torch.Generator().manual_seed(0))
+
+    def loss():
+        return model(input_ids=ids, labels=ids).loss
+
+    loss().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    weights = {n: p.clone() for n, p in model.named_parameters()}
+    states = {n: {k: v.clone() for k, v in optimizer.state[p].items()} for n, p in model.named_parameters()}
+    reachable = tensor_flops(model, 2, 24).reachable(0.6)
+    found = importance(model, optimizer, reachable, loss)
+    assert set(found) == reachable < set(weights) and max(abs(v) for v in found.values()) == 1.0
+    for name, p in model.named_parameters():
+        assert torch.equal(p, weights[name]) and p.grad is None
+        assert all(torch.equal(value, states[name][key]) for key, value in optimizer.state[p].items())
+    assert optimizer.param_groups[0]["lr"] == 1e-2
+
+
+def test_importance_is_how_much_each_tensors_change_lowers_a_quadratic():
+    model = torch.nn.Linear(1, 2, bias=True)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+        model.bias.fill_(3.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    found = importance(
+        model, optimizer, {"weight", "bias"}, lambda: model.weight.square().sum() + model.bias.square().sum()
+    )
+    # Δw = -0.2 w, g' = 1.6 w, so I = 0.32 w² a tensor: 1 to 9
+    assert found == {"weight": pytest.approx(1 / 9), "bias": pytest.approx(1.0)}
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        ids = torch.randint(3, 60, (24,), generator=torch.Generator().manual_seed(i))
+        return {"input_ids": ids, "labels": ids}
+
+
+class GreenTrainer(GreenTrainerMixin, tr.Trainer):
+    green = GreenOptions(rho=0.6, interval=4)
+
+
+def train(folder, mode="whole", steps=10):
+    args = tr.TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=2, max_steps=steps, use_cpu=True, report_to=[],
+        disable_tqdm=True, save_steps=6, learning_rate=1e-3, label_names=["labels"], logging_steps=100, warmup_steps=2,
+    )  # fmt: skip
+    trainer = GreenTrainer(model=llama(), args=args, train_dataset=Rows())
+    frees = []
+
+    class Watch(tr.TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            frees.append([n for n, p in model.named_parameters() if p.requires_grad])
+            control.should_training_stop |= mode == "stop" and state.global_step >= 6
+
+    trainer.add_callback(Watch())
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-6") if mode == "go" else None)
+    return trainer, frees
+
+
+def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(tmp_path):
+    start = {n: p.clone() for n, p in llama().named_parameters()}
+    whole, frees = train(tmp_path / "a")
+    costs = tensor_flops(whole.model, 2, 24)
+    for chosen in frees:
+        assert chosen and costs.share(set(chosen)) <= 0.6
+    touched = set().union(*frees)
+    for name, p in whole.model.named_parameters():
+        assert torch.equal(p, start[name]) == (name not in touched)
+        assert p.requires_grad
+    train(tmp_path / "b", "stop")
+    parts, rest = train(tmp_path / "b", "go")
+    assert rest == frees[6:]
+    assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), parts.model.parameters()))
+
+
+def test_impossible_budgets_and_frozen_models_are_refused_when_the_trainer_is_built(tmp_path):
+    import peft
+
+    class Small(GreenTrainerMixin, tr.Trainer):
+        green = GreenOptions(rho=0.3)
+
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(BudgetError) as error:
+        Small(model=llama(), args=args, train_dataset=Rows())
+    assert 0.3 < error.value.best_achievable < 0.5
+    with pytest.raises(UnsupportedError, match="frozen"):
+        adapted = peft.get_peft_model(llama(), peft.LoraConfig(target_modules=["q_proj"]))
+        GreenTrainer(model=adapted, args=args, train_dataset=Rows())
+    neox = tr.GPTNeoXForCausalLM(
+        tr.GPTNeoXConfig(
+            vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48
+        )
+    )
+    with pytest.raises(UnsupportedError, match="order"):
+        tensor_flops(neox, 1, 8)
