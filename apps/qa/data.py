@@ -1,0 +1,193 @@
+"""What a question is, and the readers: BioASQ's JSON, PubMedQA, a simple JSONL, and questions that ship.
+
+A question has a type, as in BioASQ (Tsatsaronis et al. 2015): yesno, factoid (one name), list (several), summary.
+Answers are groups of synonyms. A malformed row names file, line and field and goes to `on_bad` (None raises).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.config.files import read_json
+from core.config.registry import Registry
+from core.data.rows import BadRows
+from core.data.rows import jsonl as json_lines
+from core.errors import DataError, GraftError
+
+TYPES = ("yesno", "factoid", "list", "summary")
+YESNO = ("yes", "no")
+Reader = Callable[..., Iterator["QaExample"]]
+READERS: Registry[Reader] = Registry("reader")
+
+
+@dataclass(frozen=True)
+class QaExample:
+    """A question with passages and answers.
+
+    Args:
+        type: yesno, factoid, list or summary. contexts: passages to answer from.
+        answers: for yesno one option; for factoid and list each item with its synonyms; for summary the ideal answer.
+        options: the words that a yesno answer is one of.
+    """
+
+    question: str
+    type: str = "yesno"
+    contexts: tuple[str, ...] = ()
+    answers: tuple[tuple[str, ...], ...] = ()
+    options: tuple[str, ...] = YESNO
+    id: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """The reference in words: items by their first name."""
+        return "; ".join(group[0] for group in self.answers if group)
+
+
+def load_data(
+    path: str | Path | None = None, reader: str = "jsonl", *, split: str | None = None, limit: int | None = None,
+    on_bad: Any = None, **arguments: Any,
+) -> list[QaExample]:  # fmt: skip
+    """Read questions into a list: `load_data("labeled.jsonl", "pubmedqa", split="test")`."""
+    return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
+
+
+def example_from(row: Any, *, file: Any = None, line: int | None = None) -> QaExample:
+    """A `QaExample` from {"question", "type"?, "contexts"?, "answers"?, "options"?, "id"?}.
+
+    Raises:
+        DataError: no question, an unknown type or field, a yesno answer that is no option.
+    """
+    if not isinstance(row, dict):
+        raise DataError("the row is not an object", file=file, line=line, got=row, expected='{"question": …}')
+
+    def bad(name: str, expected: str) -> DataError:
+        return DataError("wrong value", file=file, line=line, field=name, got=row.get(name), expected=expected)
+
+    for name in set(row) - {*QaExample.__dataclass_fields__, "meta", "prediction"}:
+        raise DataError("unknown field", file=file, line=line, field=name, expected="question, contexts, answers, …")
+    if not isinstance(row.get("question"), str) or not row["question"].strip():
+        raise bad("question", "a text that is not empty")
+    kind = row.get("type", "yesno")
+    if kind not in TYPES:
+        raise bad("type", ", ".join(TYPES))
+    contexts = row.get("contexts") or []
+    if not isinstance(contexts, (list, tuple)) or not all(isinstance(text, str) for text in contexts):
+        raise bad("contexts", "a list of texts")
+    answers = row.get("answers") or []
+    answers = [answers] if isinstance(answers, str) else answers
+    groups = tuple((item,) if isinstance(item, str) else tuple(item) for item in answers)
+    if not all(group and all(isinstance(name, str) for name in group) for group in groups):
+        raise bad("answers", "texts, or lists of synonyms")
+    options = tuple(row.get("options") or YESNO)
+    if kind == "yesno" and groups and groups[0][0] not in options:
+        raise bad("answers", f"one of {', '.join(options)}")
+    name = row.get("id")
+    return QaExample(row["question"], kind, tuple(contexts), groups, options, None if name is None else str(name))
+
+
+def _required(path: Any) -> Path:
+    if path is None or not Path(path).is_file():
+        raise DataError("file not found", file=path, hint="set path: in the source")
+    return Path(path)
+
+
+@READERS.register("jsonl")
+def jsonl(path: str | Path, *, split: str | None = None, on_bad: Any = None) -> Iterator[QaExample]:
+    """The simple form, one question a line."""
+    bad = BadRows() if on_bad in (None, "raise") else on_bad
+    for number, row in json_lines(_required(path), bad):
+        try:
+            example = example_from(row, file=path, line=number)
+        except DataError as error:
+            bad.handle(error)
+            continue
+        yield example
+
+
+@READERS.register("bioasq")
+def bioasq(path: str | Path, *, split: str | None = None, on_bad: Any = None) -> Iterator[QaExample]:
+    """BioASQ's training JSON: questions with snippets and exact or ideal answers."""
+    bad = BadRows() if on_bad in (None, "raise") else on_bad
+    try:
+        questions = read_json(_required(path))["questions"]
+    except (GraftError, KeyError, TypeError) as error:
+        raise DataError(f"not BioASQ's JSON: {error}", file=path, expected='{"questions": […]}') from error
+    for number, row in enumerate(questions, 1):
+        try:
+            exact, ideal = row.get("exact_answer"), row.get("ideal_answer") or []
+            kind = row["type"]
+            answers: Any = ideal if kind == "summary" else exact
+            answers = [answers] if isinstance(answers, str) else list(answers or [])
+            if kind == "factoid" and answers and isinstance(answers[0], str):
+                answers = [answers]
+            if kind == "yesno":
+                answers = [str(answers[0]).lower()] if answers else []
+            contexts = [snippet["text"] for snippet in row.get("snippets") or []]
+            body = {
+                "question": row["body"],
+                "type": kind,
+                "contexts": contexts,
+                "answers": answers,
+                "id": row.get("id"),
+            }
+            example = example_from(body, file=path, line=number)
+        except (KeyError, TypeError, AttributeError) as error:
+            bad.handle(DataError(f"a question lacks {error}", file=path, line=number))
+            continue
+        except DataError as error:
+            bad.handle(error)
+            continue
+        yield example
+
+
+_PUBMED = re.compile(r"^Context: (.*)\nQuestion: (.*)\nA\. yes\nB\. no\nC\. maybe\nAnswer: *$", re.S)
+
+
+@READERS.register("pubmedqa")
+def pubmedqa(path: str | Path, *, split: str | None = None, on_bad: Any = None, fold: int = 0) -> Iterator[QaExample]:
+    """PubMedQA (Jin et al. 2019) as {"context", "continuation"}: yes, no or maybe.
+
+    Args:
+        fold: every fifth question from this number on is the split "test", the next ones "dev", the others "train".
+    """
+    bad = BadRows() if on_bad in (None, "raise") else on_bad
+    for number, row in json_lines(_required(path), bad):
+        found = _PUBMED.match(str(row.get("context", "")))
+        answer = str(row.get("continuation", "")).strip()
+        if found is None or answer not in ("yes", "no", "maybe"):
+            bad.handle(DataError("not a PubMedQA row", file=path, line=number, got=answer, expected="yes, no or maybe"))
+            continue
+        part = {fold % 5: "test", (fold + 1) % 5: "dev"}.get(number % 5, "train")
+        if split in (None, part):
+            contexts = tuple(text.strip() for text in found[1].split("\n") if text.strip())
+            options = (*YESNO, "maybe")
+            yield QaExample(found[2].strip(), "yesno", contexts, ((answer,),), options, str(number))
+
+
+_FACTS = {
+    "The heart": ("pumps blood through the body", "stores bile"),
+    "The kidney": ("filters the blood", "makes insulin"),
+    "The pancreas": ("makes insulin", "filters the blood"),
+    "The lung": ("takes up oxygen", "pumps blood through the body"),
+    "The liver": ("makes bile", "takes up oxygen"),
+    "The stomach": ("breaks down food with acid", "makes bile"),
+    "The skin": ("keeps out germs", "breaks down food with acid"),
+    "The bone marrow": ("makes blood cells", "keeps out germs"),
+}
+
+
+@READERS.register("embedded")
+def embedded(path: Any = None, *, split: str | None = None, on_bad: Any = None) -> Iterator[QaExample]:
+    """Yes and no questions about organs, and what they do, each with its passage."""
+    for number, (organ, (does, does_not)) in enumerate(_FACTS.items()):
+        passage = (f"{organ} {does}.",)
+        if (number % 4 == 0) == (split == "test"):
+            for claim, answer in ((does, "yes"), (does_not, "no")):
+                question = f"Is it true that {organ[0].lower()}{organ[1:]} {claim}?"
+                yield QaExample(question, "yesno", passage, ((answer,),), YESNO, f"{number}{answer}")
+            yield QaExample(f"What {does}?", "factoid", passage, ((organ, organ.split()[-1]),), (), f"{number}w")

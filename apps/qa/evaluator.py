@@ -1,0 +1,113 @@
+"""Answers scored as BioASQ scores them; predictions are texts, or lists of candidates, and no model is needed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from apps.qa import metrics as field
+from apps.qa.data import QaExample
+from core.evaluation.bootstrap import bootstrap_ci
+from core.evaluation.evaluator import BaseEvaluator
+from core.evaluation.report import Metric, Report
+
+YESNO = ("accuracy", "macro_f1", "majority")
+FACTOID = ("strict", "lenient", "mrr")
+LIST = ("list_precision", "list_recall", "list_f1")
+SUMMARY = ("rouge2_recall", "rouge2_f1", "rouge_su4_recall", "rouge_su4_f1")
+
+
+class QaEvaluator(BaseEvaluator):
+    """All figures in percent. `majority` is what always giving the most frequent answer would reach.
+
+    A prediction is a text; candidates of a factoid or a list stand in a list, or in the text apart by ";".
+    """
+
+    name: ClassVar[str] = "qa"
+    primary: ClassVar[str] = "accuracy"
+    known: ClassVar[tuple[str, ...]] = (*YESNO, *FACTOID, *LIST, *SUMMARY)
+
+    def __init__(self, metrics: Sequence[str] | None = None, *, bootstrap: int = 1000, seed: int = 0) -> None:
+        super().__init__(metrics)
+        self.bootstrap, self.seed = bootstrap, seed
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[QaExample]) -> Report:
+        self.check(predictions, examples)
+        found: dict[str, Metric] = {}
+        rows: list[dict[str, Any]] = []
+        for number, (example, prediction) in enumerate(zip(examples, predictions)):
+            name = example.id or str(number)
+            rows.append({"id": name, "input": example.question, "reference": example.answer, "prediction": prediction})
+        kinds: dict[str, list[int]] = {}
+        for number, example in enumerate(examples):
+            if example.answers:
+                kinds.setdefault(example.type, []).append(number)
+        found.update(self._yesno([(predictions[i], examples[i], rows[i]) for i in kinds.get("yesno", [])]))
+        for names, kind, score in (
+            (FACTOID, "factoid", lambda p, e: field.factoid(candidates(p), [n for g in e.answers for n in g])),
+            (LIST, "list", lambda p, e: field.name_list(candidates(p), e.answers)),
+            (SUMMARY, "summary", _ideal),
+        ):
+            found.update(
+                self._means(names, kind, score, [(predictions[i], examples[i], rows[i]) for i in kinds.get(kind, [])])
+            )
+        chosen = {name: found[name] for name in self.metrics}
+        usable = [name for name in ("accuracy", "mrr", "list_f1", "rouge2_f1", *chosen) if name in chosen]
+        primary = next((name for name in usable if chosen[name].value is not None), self.metrics[0])
+        failures = [row for row in rows if row.get("score") == 0.0][:20]
+        signature = {"measures": "BioASQ", "bootstrap": self.bootstrap, "seed": self.seed}
+        return Report(self.name, chosen, signature, rows, failures, primary)
+
+    def _yesno(self, triples: list[Any]) -> dict[str, Metric]:
+        if not triples:
+            return {name: Metric(None, 0, skipped="no yes-no questions with an answer") for name in YESNO}
+        predicted = [decided(prediction, example) for prediction, example, _ in triples]
+        wanted = [example.answers[0][0] for _, example, _ in triples]
+        for given, right, (_, _, row) in zip(predicted, wanted, triples):
+            row["score"] = float(given == right)
+        classes = sorted({option for _, example, _ in triples for option in example.options})
+        majority = 100 * Counter(wanted).most_common(1)[0][1] / len(wanted)
+        f1 = 100 * field.macro_f1(predicted, wanted, classes)
+        return {
+            "accuracy": self._mean([float(p == w) for p, w in zip(predicted, wanted)]),
+            "macro_f1": Metric(f1, len(wanted), unit="%"),
+            "majority": Metric(majority, len(wanted), unit="%"),
+        }
+
+    def _means(self, names: Sequence[str], kind: str, score: Callable, triples: list[Any]) -> dict[str, Metric]:
+        if not triples:
+            return {name: Metric(None, 0, skipped=f"no {kind} questions with an answer") for name in names}
+        values = [score(prediction, example) for prediction, example, _ in triples]
+        for value, (_, _, row) in zip(values, triples):
+            row["score"] = value[-1]
+        return {name: self._mean([value[place] for value in values]) for place, name in enumerate(names)}
+
+    def _mean(self, values: list[float]) -> Metric:
+        ci = None
+        if self.bootstrap and len(values) > 1:
+            ci = bootstrap_ci(np.array(values), lambda s: 100 * s[0] / len(values), n=self.bootstrap, seed=self.seed)
+        return Metric(100 * float(np.mean(values)), len(values), ci, unit="%")
+
+
+def candidates(prediction: Any) -> list[str]:
+    """The names in a prediction, in order."""
+    if isinstance(prediction, (list, tuple)):
+        return [str(item) for item in prediction]
+    return [part.strip() for part in str(prediction).split(";") if part.strip()]
+
+
+def decided(prediction: Any, example: QaExample) -> str:
+    """The option that a text begins with; "" for none."""
+    words = field.plain(str(prediction)).split()
+    return next((option for option in example.options if words[:1] == [option]), "")
+
+
+def _ideal(prediction: Any, example: QaExample) -> tuple[float, float, float, float]:
+    """The best of the ideal answers, measure by measure."""
+    texts = [text for group in example.answers for text in group]
+    two = [field.rouge_2(str(prediction), text) for text in texts]
+    skip = [field.rouge_su4(str(prediction), text) for text in texts]
+    return max(t[0] for t in two), max(t[1] for t in two), max(s[0] for s in skip), max(s[1] for s in skip)

@@ -1,0 +1,1 @@
+"""Training methods for question answering; importing a file registers its methods."""

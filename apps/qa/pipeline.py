@@ -1,0 +1,146 @@
+"""A question in, an answer out, from passages that come with it or are retrieved.
+
+    ask = QaPipeline.from_pretrained("runs/pubmedqa/42", shots=4)
+    ask.use(corpus=passages, solved=answered_questions)
+    ask("Do mitochondria play a role in programmed cell death?").text
+
+Passages come from a lexical index over `corpus` where a question brings none. Answered questions that are nearest to
+the one asked stand before it. A question with options is decided by their probability, any other is generated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apps.qa import prompts
+from apps.qa.data import QaExample, example_from
+from apps.qa.evaluator import QaEvaluator
+from core.data.segments import prompt_segments, render
+from core.errors import AppInputError
+from core.inference.pipeline import BasePipeline, PipelineConfig
+from core.inference.request import Output, Request, Result
+from core.retrieval import Bm25Index
+
+
+@dataclass(frozen=True)
+class QaConfig(PipelineConfig):
+    """Settings of a question-answering pipeline.
+
+    Args:
+        template: "rag" shows passages, "closed" does not. shots: answered questions before the one asked.
+        passages: how many are retrieved. context_chars: characters of passages of a question, and of a shot.
+    """
+
+    template: str | None = "rag"
+    shots: int = 0
+    passages: int = 3
+    context_chars: int = 1500
+    shot_chars: int = 300
+
+
+class QaPipeline(BasePipeline):
+    """Answers text, dictionaries or `QaExample`s; lists give lists."""
+
+    app = "qa"
+    example_cls = QaExample
+    templates = prompts.TEMPLATES
+    default_template = "rag"
+    evaluator_cls = QaEvaluator
+    config_cls = QaConfig
+    config: QaConfig
+
+    def __init__(self, engine: Any, tokenizer: Any, config: QaConfig | None = None) -> None:
+        super().__init__(engine, tokenizer, config)
+        self.corpus: list[str] = []
+        self.solved: list[QaExample] = []
+        self._index: Bm25Index | None = None
+        self._shots: Bm25Index | None = None
+
+    def use(self, corpus: Sequence[str] = (), solved: Sequence[QaExample] = ()) -> QaPipeline:
+        """Passages to retrieve from, and answered questions to show. Returns the pipeline."""
+        self.corpus, self.solved = list(corpus), [example for example in solved if example.answers]
+        self._index = _index(self.corpus)
+        self._shots = _index([example.question for example in self.solved])
+        return self
+
+    def to_example(self, given: Any, **fields: Any) -> QaExample:
+        if isinstance(given, QaExample):
+            return dataclasses.replace(given, **fields) if fields else given
+        if isinstance(given, str):
+            given = {"question": given}
+        if not isinstance(given, Mapping):
+            raise AppInputError(
+                f"cannot answer {type(given).__name__}", hint="give a question, a dictionary or a QaExample"
+            )
+        return example_from({**given, **fields})
+
+    def retrieve(self, example: QaExample) -> tuple[str, ...]:
+        """The passages of a question: its own, else those found in the corpus."""
+        if example.contexts or self._index is None:
+            return example.contexts
+        hits = self._index.search([example.question], self.config.passages)[0]
+        return tuple(self.corpus[int(hit.id)] for hit in hits)
+
+    def shots_for(self, example: QaExample) -> list[QaExample]:
+        """Answered questions of the same type, the nearest last; never the question itself."""
+        if not self.config.shots or self._shots is None:
+            return []
+        hits = self._shots.search([example.question], len(self.solved))[0]
+        order = [int(hit.id) for hit in hits]
+        order += [number for number in range(len(self.solved)) if number not in set(order)]
+        kind = [self.solved[i] for i in order if self.solved[i].type == example.type]
+        others = [shot for shot in kind if shot.question != example.question]
+        return others[: self.config.shots][::-1]
+
+    def prepare(self, example: QaExample) -> Request:
+        """The prompt. Shots are left out, the farthest first, until it fits the model."""
+        found = self.retrieve(example)
+        template = prompts.get_template(self.config.template or self.default_template)
+        shots = self.shots_for(example)
+        placed = dataclasses.replace(example, contexts=found)
+        while True:
+            before = prompts.shots_text(template, shots, self.config.shot_chars)
+            filled = prompts.fields(placed, before, self.config.context_chars)
+            meta = {"passages": found, "shots": len(shots), "options": example.options, "warnings": []}
+            request = self.request(prompt_segments(render(template, filled)), **meta)
+            limit = getattr(self.engine, "context", None)
+            if limit is None or len(request.ids) + 16 <= limit:
+                return dataclasses.replace(request, stop=("\n",))
+            if not shots:
+                raise AppInputError(
+                    f"the question and its passages are too long: {len(request.ids)} tokens, the model takes {limit}",
+                    hint="set context_chars lower",
+                )
+            shots = shots[1:]
+
+    def finish(self, request: Request, output: Output) -> Result:
+        """The first line, with the passages that contain it as citations."""
+        text = output.text.strip().split("\n")[0].strip()
+        cited = [n for n, p in enumerate(request.meta["passages"]) if text and text.lower() in p.lower()]
+        return Result(text, {"citations": cited, "warnings": [] if text else ["the model returned nothing"]})
+
+    def target_text(self, target: str) -> str:
+        return f" {target}"
+
+    def predict(self, examples: Sequence[Any], **gen: Any) -> list[Any]:
+        """Texts. Of a yes-no question's options the one that the model holds most probable."""
+        examples = [self.to_example(example) for example in examples]
+        found: list[Any] = [None] * len(examples)
+        choices = [(i, option) for i, e in enumerate(examples) if e.type == "yesno" for option in e.options]
+        if choices:
+            values = self.score([examples[i] for i, _ in choices], [option for _, option in choices])
+            best: dict[int, float] = {}
+            for (number, option), value in zip(choices, values):
+                if number not in best or value > best[number]:
+                    best[number], found[number] = value, option
+        rest = [i for i, answer in enumerate(found) if answer is None]
+        for number, result in zip(rest, self.batch([examples[i] for i in rest], **gen)):
+            found[number] = result.text
+        return found
+
+
+def _index(texts: list[str]) -> Bm25Index | None:
+    return Bm25Index([str(number) for number in range(len(texts))], texts) if texts else None
