@@ -8,6 +8,7 @@ measured. The baseline predicts with one number: bytes a parameter, fitted on th
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import random
 import statistics
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bar import Bar, Measured, Setting
+from benchmarks.bar import Bar, Measured, Setting, Unavailable
 
 COUNT, STEPS, SECONDS = 32, 4, 440.0
 ROOM = 66 * 2**30
@@ -26,9 +27,12 @@ WIDTHS = {
 }  # fmt: skip
 
 
+METHODS = ("full", "lora", "qlora")
+
+
 def draw(rng: random.Random, number: int) -> dict[str, Any]:
     """One configuration; the method goes by turns, everything else by chance."""
-    method = ("full", "lora", "qlora")[number % 3]
+    method = METHODS[number % 3]
     hidden = rng.choice(list(WIDTHS))
     heads, size, most = WIDTHS[hidden]
     return {
@@ -109,6 +113,8 @@ def measure(setting: Setting) -> Measured:
     from core.costmodel.time import predict_time
     from core.training.fitting import this_device
 
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Unavailable("bitsandbytes, for the quantized bases (graft[quant])")
     rows, start = [], time.perf_counter()
     forms = configurations(setting.work)
     for number, form in enumerate(forms[:6] if setting.quick else forms):
