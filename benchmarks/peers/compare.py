@@ -21,7 +21,7 @@ PEERS: dict[str, list[str]] = {
     "trl": ["-m", "benchmarks.peers.run_trl"],
     "trl + liger-kernel": ["-m", "benchmarks.peers.run_trl", "--liger"],
     "trl packing": ["-m", "benchmarks.peers.run_trl", "--packing"],
-    "unsloth": ["benchmarks/peers/run_unsloth.py"],
+    "unsloth": [str(ROOT / "benchmarks" / "peers" / "run_unsloth.py")],
 }
 
 
@@ -33,7 +33,14 @@ def run_peer(name: str, job: str, work: Path, *more: str, timeout: float = 300) 
         environment |= {"UNSLOTH_DISABLE_STATISTICS": "1", "PYTHONPATH": os.pathsep.join(filter(None, path))}
     command = [sys.executable, *PEERS[name], "--job", job, *more]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            command,
+            cwd=ROOT if name == "graft" else work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"no result within {timeout:.0f} s") from None
     (work / f"{name}-{job}.log").write_text(done.stdout + done.stderr)

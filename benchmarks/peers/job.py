@@ -25,6 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
              "tie_word_embeddings": False, "rope_theta": 10000.0},
 }  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WARM_UP, TIMED = 5, 8
 CAPTIONS = "translation/multi30k/train"
@@ -222,6 +223,6 @@ def _versions() -> dict[str, str]:
 def place() -> Path:
     """Where model folders lie: memory where there is room for them."""
     shm = Path("/dev/shm")
-    wanted = shm if shm.is_dir() and os.statvfs(shm).f_bavail * os.statvfs(shm).f_frsize > 40e9 else Path("runs")
+    wanted = shm if shm.is_dir() and os.statvfs(shm).f_bavail * os.statvfs(shm).f_frsize > 40e9 else ROOT / "runs"
     (wanted / "graft-peers").mkdir(parents=True, exist_ok=True)
     return wanted / "graft-peers"
