@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config.files import write_text
+from core.config.files import read_json, write_json, write_text
 from core.config.load import dump_yaml, recipe_from
 from core.config.run_folder import RunFolder, is_alive, process
 from core.errors import ConfigError, GraftError
@@ -121,3 +121,25 @@ def test_wrong_words_are_said(tmp_path):
             runs.run(argparse.Namespace(what=words[0], run=(words[1:] or [None])[0]))
         assert message in str(caught.value)
     assert main(["runs", "attach", str(tmp_path)]) == 2
+
+
+def test_only_the_main_process_says_what_comes_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("core.training.run.train", lambda *args, **kwargs: {})
+    folder = new_run(tmp_path / "run")
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train", "--resume", str(folder.path)]) == 0
+        assert ("next: graft demo" in capsys.readouterr().out) == said
+
+
+def test_a_run_that_another_process_has_is_not_started_twice(tmp_path, capsys):
+    folder = new_run(tmp_path / "run")
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        info = read_json(folder.path / "run.json")
+        write_json(folder.path / "run.json", {**info, "status": "running", "pid": other.pid, "pid_since": None})
+        assert main(["train", "--resume", str(folder.path)]) == 2
+        assert f"process {other.pid}" in capsys.readouterr().err
+    finally:
+        other.kill()
+        other.wait()

@@ -67,8 +67,15 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize(("name", "failing"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize(
+    ("mode", "name", "failing"),
+    [
+        pytest.param(mode, *failure, id=f"{mode}, {what}", marks=() if quick else pytest.mark.slow)
+        for mode in ("sync", "async")
+        for what, failure in FAILURES.items()
+        for quick in [("optimizer" in what) == (mode == "sync") and "flushed" not in what]
+    ],
+)
 def test_the_run_ends_clearly_and_goes_on_from_the_one_before(tmp_path, monkeypatch, whole, mode, name, failing):
     run = new_run(tmp_path / "run", mode)
     commit = checkpoint.commit

@@ -113,7 +113,13 @@ READING = {
 }
 
 
-@pytest.mark.parametrize("over", READING.values(), ids=READING)
+QUICK = ("packed, epoch > 1", "four workers, packed", "packed stream, four workers")
+
+
+@pytest.mark.parametrize(
+    "over",
+    [pytest.param(o, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, o in READING.items()],
+)
 def test_however_the_rows_are_read_a_resume_is_bit_equal(tmp_path, monkeypatch, over):
     """A window of eight rows, so that a stream of 48 has several and is read more than once in 14 steps."""
     monkeypatch.setattr("core.data.dataset.WINDOW", 8)
