@@ -9,7 +9,11 @@ import shutil
 
 EXAMPLES = """  graft doctor"""
 
-_OPTIONAL = {"sacrebleu": "graft[translation]", "py3langid": "language identification of outputs"}
+_OPTIONAL = {
+    "bitsandbytes": "graft[quant]: bases in NF4 and int8",
+    "sacrebleu": "graft[translation]",
+    "py3langid": "language identification of outputs",
+}
 _TOOLS = {"chromium": "browser tests of the demos", "nvidia-smi": "NVIDIA GPUs"}
 
 
