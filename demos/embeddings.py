@@ -216,7 +216,8 @@ def describe(pipeline: EmbeddingPipeline) -> list[str]:
     """Chips of the header: what is loaded, its size and where it runs."""
     folder = Path(str(pipeline.source.get("path", "in memory")))
     if folder.name in ("model", "merged"):
-        folder = Path(folder.parent.parent.name, folder.parent.name)
+        run = (folder.parent / "run.json").is_file()
+        folder = Path(folder.parent.parent.name, folder.parent.name) if run else Path(folder.parent.name)
     count = sum(p.numel() for p in pipeline.model.parameters())
     pooling = type(pipeline.model.pooling).__name__
     name = str(folder) if len(folder.parts) == 2 else folder.name
