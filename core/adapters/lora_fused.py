@@ -132,7 +132,7 @@ class _Project(torch.autograd.Function):
 class _GatedProject(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate, up, dtype, base, scale, a, b):  # type: ignore[override]
-        flat_gate, flat_up = (t.reshape(-1, t.shape[-1]).to(dtype) for t in (gate, up))
+        flat_gate, flat_up = (t.reshape(-1, t.shape[-1]).to(dtype).contiguous() for t in (gate, up))
         with torch.autocast(up.device.type, enabled=False):
             product = kernels_for(up).gated(flat_gate, flat_up)
             small = product @ a.to(dtype).T

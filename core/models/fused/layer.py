@@ -65,12 +65,17 @@ def unfuse_layers(model: Any) -> None:
 
 
 def _understood(layer: Any) -> bool:
-    """Plain RMS norms, and a gated product with silu whose parts bear their usual names."""
-    norms = [getattr(layer, name, None) for name in ("input_layernorm", "post_attention_layernorm")]
-    mlp = getattr(layer, "mlp", None)
-    plain = all(type(norm).__name__.endswith("RMSNorm") and hasattr(norm, "variance_epsilon") for norm in norms)
-    parts = all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj"))
-    return plain and parts and type(getattr(mlp, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+    """The family's own norms and gated product, with silu: a module that an edit or adapter has replaced is not."""
+    family = type(layer).__name__.removesuffix("DecoderLayer")
+    kinds = {"input_layernorm": "RMSNorm", "post_attention_layernorm": "RMSNorm", "mlp": "MLP"}
+    own = all(type(getattr(layer, name, None)).__name__ == family + kind for name, kind in kinds.items())
+    return own and type(getattr(layer.mlp, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+
+
+def _watched(layer: Any) -> bool:
+    """Whether somebody listens at a module that a fused layer would not call, or has given it another forward."""
+    inner = (layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm, layer.mlp)
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or "forward" in vars(m) for m in inner)
 
 
 @cache
@@ -78,7 +83,8 @@ def _fused(layer_class: type) -> type:
     """A subclass under the same name; transformers wraps its forward for activation checkpointing as it does any."""
 
     def forward(self, hidden_states, *positional, **given):
-        if positional or given.get("past_key_values") is not None or given.get("position_embeddings") is None:
+        unusual = positional or given.get("past_key_values") is not None or given.get("position_embeddings") is None
+        if unusual or _watched(self):
             return layer_class.forward(self, hidden_states, *positional, **given)
         first, second = self.input_layernorm, self.post_attention_layernorm
         normed, stream = add_rms_norm(hidden_states, None, first.weight, first.variance_epsilon)

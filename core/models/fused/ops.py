@@ -50,8 +50,8 @@ def gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 class _AddRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, added, weight, eps, dtype):  # type: ignore[override]
-        flat = x.reshape(-1, x.shape[-1])
-        other = None if added is None else added.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
+        other = None if added is None else added.reshape(-1, x.shape[-1]).contiguous()
         out, summed, inverse = kernels_for(x).norm_forward(flat, other, weight, eps, dtype)
         ctx.save_for_backward(summed, weight, inverse)
         ctx.dtypes = (x.dtype, None if added is None else added.dtype)
@@ -61,8 +61,8 @@ class _AddRMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad, passed):  # type: ignore[override]
         summed, weight, inverse = ctx.saved_tensors
-        flat = grad.reshape(summed.shape)
-        passed = None if passed is None else passed.reshape(summed.shape)
+        flat = grad.reshape(summed.shape).contiguous()
+        passed = None if passed is None else passed.reshape(summed.shape).contiguous()
         dx, gain = kernels_for(grad).norm_backward(flat, passed, summed, weight, inverse, ctx.needs_input_grad[2])
         dx = dx.view(grad.shape)
         own, other = ctx.dtypes

@@ -130,6 +130,38 @@ def test_activation_checkpointing():
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["mlp", "self_attn", "input_layernorm"])
+def test_who_listens_inside_a_layer_still_hears(name):
+    model = adapted(llama_like())
+    layers = model.get_base_model().model.layers
+    heard = []
+    handle = getattr(layers[0], name).register_forward_hook(lambda *_: heard.append(name))
+    same_as_plain(model)
+    assert len(heard) == 3
+    handle.remove()
+    fuse_layers(model, Arithmetic(lora_fused.project, lora_fused.gated_project))
+    run(model)
+    assert len(heard) == 3
+
+
+def test_a_replaced_module_is_not_passed_over():
+    class Louder(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+            self.gate_proj, self.up_proj, self.down_proj = inner.gate_proj, inner.up_proj, inner.down_proj
+            self.act_fn = inner.act_fn
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    model = llama_like()
+    model.model.layers[0].mlp = Louder(model.model.layers[0].mlp)
+    expected = run(model)[0]
+    assert fuse_layers(model) == 1
+    torch.testing.assert_close(run(model)[0], expected, rtol=1e-5, atol=1e-5)
+
+
 def test_merged_and_switched_off():
     model = adapted(llama_like())
     fuse_layers(model, Arithmetic(lora_fused.project, lora_fused.gated_project))

@@ -49,6 +49,16 @@ def test_norm_of_a_sum():
     agree(lambda x, a, w: add_rms_norm(x, a, w, 1e-6), lambda x, a, w: reference_norm(x + a, w), leaves)
 
 
+def test_inputs_and_gradients_in_any_layout():
+    x, w = leaf(3, 2, 20), leaf(20, seed=1)
+    out, stream = add_rms_norm(x.transpose(0, 1), None, w, 1e-6)
+    (out.sum() + stream.sum()).backward()
+    y = x.detach().clone().requires_grad_()
+    normed, same = reference_norm(y.transpose(0, 1), w.detach())
+    (normed.sum() + same.sum()).backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-5)
+
+
 def test_gated_product():
     agree(gated, lambda g, u: F.silu(g) * u, [leaf(3, 7), leaf(3, 7, seed=1)])
 
