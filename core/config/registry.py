@@ -192,6 +192,9 @@ for _kind, _part in {
     "green": Part(
         "core.sparse.green_training:build", "core.config.sparse:GreenOptions", "core.sparse.green_training:hook"
     ),
+    "prune": Part("core.sparse.masks:build", "core.config.sparse:PruneOptions", "core.sparse.masks:hook"),
+    "ast": Part("core.sparse.ast:build", "core.config.sparse:AstOptions", "core.sparse.ast:hook"),
+    "welore": Part("core.sparse.welore:build", "core.config.sparse:WeLoreOptions"),
     "learngene": Part("core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions"),
     "descend": Part("core.control.learngene:build_descendant", "core.control.options:DescendOptions"),
 }.items():

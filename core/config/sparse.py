@@ -35,3 +35,42 @@ class GreenOptions:
     rho: float = key(0.5, "FLOPs of a step over those of full training", above=0, most=1)
     interval: int = key(100, "optimizer steps from one choice of tensors to the next", least=1)
     units: int = key(1000, "steps in which the budget is divided", least=10)
+
+
+@dataclass
+class PruneOptions:
+    """One-shot pruning, then fine-tuning with fixed masks towards the dense model (Kurtic et al. 2023, SquareHead)."""
+
+    pattern: str = key("0.5", 'share of zeros such as "0.75", or n of m kept such as "2:4"')
+    method: Literal["magnitude", "wanda", "sparsegpt"] = key("sparsegpt", "what decides which weights go")
+    ce: float = key(1.0, "weight of the cross-entropy", least=0)
+    kl: float = key(0.0, "weight of the divergence from the dense model's logits", least=0)
+    hidden: float = key(1.0, "weight of the distance of block outputs, SquareHead", least=0)
+    temperature: float = key(1.0, "of the divergence", above=0)
+    rows: int = key(128, "rows of training text to calibrate on", least=1)
+    length: int = key(512, "tokens a row", least=2)
+
+
+@dataclass
+class AstOptions:
+    """Training into a sparse model with masks that follow the weights (Huang et al. 2025, Adaptive Sparse Trainer)."""
+
+    pattern: str = key("2:4", 'n of m kept, or a share of zeros such as "0.5"')
+    update_every: int = key(10, "optimizer steps from one mask to the next", least=1)
+    decay: float = key(6e-5, "decay of weights outside the mask, at its full height", least=0)
+    ramp_steps: int = key(10_000, "steps over which that decay rises", least=1)
+    slorb_k: int | None = key(None, "inputs that share one extra weight; null leaves the branch out", least=2)
+    slorb_init: Literal["mean", "sum", "xavier"] = key("mean", "how the branch starts")
+    train_projection: bool = key(False, "also train how the branch sums its inputs")
+    ce: float = key(0.33, "weight of the cross-entropy", least=0)
+    kl: float = key(0.67, "weight of the divergence from the dense model's logits", least=0)
+    temperature: float = key(2.0, "of the divergence", above=0)
+
+
+@dataclass
+class WeLoreOptions:
+    """Low-rank weights where the spectrum allows it, trained; the rest stays and is frozen (Jaiswal et al. 2024)."""
+
+    err: float = key(0.5, "share of all ranks to remove", above=0, most=0.99)
+    lrc_rule: Literal["half", "breakeven"] = key("half", "low-rank below half of the rank, or where it saves weights")
+    train: Literal["lowrank", "all"] = key("lowrank", "train the low-rank weights only, or everything")

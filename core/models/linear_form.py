@@ -100,6 +100,8 @@ for _kind, _place in {
     "masked": "core.models.linear_form:MaskedLinear",
     "semi24": "core.models.linear_form:Semi24Linear",
     "lowrank": "core.models.linear_form:LowRankLinear",
+    "adaptive": "core.sparse.ast_linear:AdaptiveLinear",
+    "semi24_slorb": "core.sparse.ast_linear:Semi24Slorb",
 }.items():
     register_form(_kind, _place)
 

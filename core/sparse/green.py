@@ -3,7 +3,7 @@
 GreenTrainer (Huang et al. 2024) orders the tensors from the output to the input. Training one means passing the
 gradient through everything above it (dy) and computing its own gradient (dw), so the best choice within a budget is a
 knapsack over prefixes of that order. Costs count the multiplications and additions of matrix products, as torch's
-FlopCounterMode does on eager attention; norms, biases and table look-ups are free. This module knows nothing of trainers.
+FlopCounterMode does on eager attention; norms, biases and table look-ups are free.
 """
 
 from __future__ import annotations
