@@ -249,7 +249,10 @@ def build(pipeline: EmbeddingPipeline) -> gr.Blocks:
             _search_tab(page)
         with gr.Tab("Map", id="map"):
             file = gr.File(
-                label="JSONL with text and label; empty takes the questions that ship", file_types=[".jsonl"]
+                label="JSONL with text and label; empty takes the questions that ship",
+                file_types=[".jsonl"],
+                height=92,
+                elem_classes="graft-file",
             )
             draw = gr.Button("Draw", variant="primary")
             problem = gr.HTML("", elem_classes="graft-slot", padding=False)
@@ -257,7 +260,10 @@ def build(pipeline: EmbeddingPipeline) -> gr.Blocks:
             draw.click(page.map, [file], [problem, picture], api_name="map")
         with gr.Tab("Evaluate", id="evaluate"):
             file = gr.File(
-                label="JSONL of examples; empty takes the held-out questions that ship", file_types=[".jsonl"]
+                label="JSONL of examples; empty takes the held-out questions that ship",
+                file_types=[".jsonl"],
+                height=92,
+                elem_classes="graft-file",
             )
             score = gr.Button("Score", variant="primary")
             problem = gr.HTML("", elem_classes="graft-slot", padding=False)

@@ -1,6 +1,6 @@
 """Everyday questions with their answers, written by hand for this project, so that the app works with nothing else.
 
-48 answers in eight topics; two questions of each are for training, a third one is held out.
+48 answers in nine topics; two questions of each are for training, a third one is held out.
 """
 
 from __future__ import annotations

@@ -34,16 +34,16 @@ def measure(setting: Setting) -> Measured:
         found = pooled(pooling, states, mask, prompt)
         wanted = by_float64(pooling, states, text)
         formula = max(formula, float((found.double() - wanted).detach().abs().max()))
-        mean = max(mean, float((masked_mean(states, text) - wanted).abs().max()))
+        mean = max(mean, float((masked_mean(states, text) - wanted).detach().abs().max()))
         for side in ("left", "right"):
             filler = torch.full((rows, 1 + case % 4, width), 50.0)
             blank = torch.zeros(filler.shape[:2], dtype=torch.long)
             parts = ([filler, states], [blank, mask]) if side == "left" else ([states, filler], [mask, blank])
             other = pooled(pooling, torch.cat(parts[0], 1), torch.cat(parts[1], 1), prompt)
-            invariance = max(invariance, float((other - found).abs().max()))
+            invariance = max(invariance, float((other - found).detach().abs().max()))
         alone = torch.cat([pooled(pooling, states[i : i + 1], mask[i : i + 1], prompt) for i in range(rows)])
         turned = pooled(pooling, states.flip(0), mask, prompt).flip(0)
-        invariance = max(invariance, float((alone - found).abs().max()), float((turned - found).abs().max()))
+        invariance = max(invariance, *(float((x - found).detach().abs().max()) for x in (alone, turned)))
     return Measured(
         formula,
         formula <= FORMULA and invariance <= INVARIANCE and mean > 1e-2,
