@@ -185,9 +185,20 @@ def _placed(path: str, device: str) -> dict[str, Any]:
     return {"device_map": {"": device}} if "quantization_config" in stored else {}
 
 
-def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
+def _auto_class(place: str) -> Any:
+    """The class that opens a folder: one that fills in hidden tokens where its config says so, else one that writes."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+    try:
+        stored = read_json(Path(place) / "config.json")
+    except (GraftError, OSError):
+        # a hub id, or a torn file, of which the loading itself will say more
+        stored = {}
+    names = stored.get("base_config", stored).get("architectures") or [""]
+    return AutoModelForMaskedLM if names[0].endswith("ForMaskedLM") else AutoModelForCausalLM
+
+
+def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[str, Any]) -> Any:
     from core.models.surgery import register
 
     register()
@@ -203,7 +214,7 @@ def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[s
                 "the folder has a config.json but no weights", where=place, hint="copy its model.safetensors too"
             )
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = _auto_class(place).from_pretrained(
             place,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
@@ -233,14 +244,15 @@ def _from_folder(path: str, config: ModelConfig, tokenizer: Any, options: dict[s
 def _from_preset(preset: str, tokenizer: Any, options: dict[str, Any], seed: int) -> Any:
     """Random weights, equal for equal seeds; the caller's random state is left as it was."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     from core.models.presets import build_config
 
     config = build_config(preset, len(tokenizer), tokenizer)
+    auto = AutoModelForMaskedLM if config.model_type == "bert" else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, **options)
+        return auto.from_config(config, **options)
 
 
 def _folder_or_hub(place: str, revision: str | None, what: str) -> str:

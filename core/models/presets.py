@@ -44,9 +44,21 @@ def _gpt2(hidden: int, layers: int, heads: int, dropout: float, context: int = 5
     }
 
 
+def _bert(hidden: int, layers: int, heads: int, ffn: int, context: int = 512) -> tuple[str, dict]:
+    return "bert", {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": ffn,
+        "max_position_embeddings": context,
+    }
+
+
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": _llama(64, 2, 4, 2, 128),
     "tiny-gpt2": _gpt2(64, 2, 4, 0.0),
+    "tiny-bert": _bert(64, 2, 4, 128),
+    "bert-5m": _bert(256, 4, 8, 1024),
     "llama-2m": _llama(160, 6, 5, 5, 448),
     "llama-3m": _llama(192, 6, 6, 6, 512),
     "llama-5m": _llama(256, 7, 8, 4, 688),

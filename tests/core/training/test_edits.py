@@ -98,6 +98,21 @@ def test_branches_fold_into_a_plain_model(tmp_path):
     assert 0 < found < 2 and drift["merge_max"] > 0
 
 
+def test_two_blocks_are_trained_and_a_model_of_another_depth_starts_from_them(tmp_path):
+    run = RunFolder.create(recipe(tmp_path / "gene", [{"kind": "learngene", "depth": 5}]))
+    train(run.recipe(), run)
+    gene, _, _ = load_for_serving(str(run.path))
+    raw = recipe(tmp_path / "child", [{"kind": "descend", "depth": 3}]).source.raw
+    raw["model"] = {"path": str(run.path), "edits": raw["model"]["edits"]}
+    child = RunFolder.create(recipe_from(raw))
+    train(child.recipe(), child)
+    assert json.loads((child.model_dir / "config.json").read_text())["model_type"] == "llama"
+    served, _, _ = load_for_serving(str(child.path))
+    assert len(served.model.layers) == 3 and len(gene.model.layers) == 5 and not ops_of(served)
+    fitted = RunFolder.create(recipe(tmp_path / "fit", [{"kind": "learngene", "depth": 4, "start": "fit"}]))
+    assert train(fitted.recipe(), fitted)["status"] == "done"
+
+
 def test_mistakes_are_told_before_training(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'num_expnd'"):
         recipe(tmp_path, [{"kind": "control", "num_expnd": 1}])
