@@ -7,17 +7,15 @@ search collections give all documents first, then the queries; judgements of doc
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from apps.embeddings.example import EmbeddingExample, example_from, to_jsonl
+from apps.embeddings.reading import collection, fold_of, qrels, rejects, required, smart_fields, table
 from core.config.registry import Registry
-from core.data.rows import BadRows
 from core.data.rows import jsonl as json_lines
 from core.errors import DataError
 
@@ -45,24 +43,12 @@ def load_data(
     return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
 
 
-def _bad(on_bad: Any) -> BadRows:
-    return BadRows() if on_bad in (None, "raise") else on_bad
-
-
-def _required(path: str | Path | None) -> Path:
-    if path is None:
-        raise DataError("the reader needs a path", hint="set path: in the source")
-    if not Path(path).exists():
-        raise DataError("file not found", file=path)
-    return Path(path)
-
-
 @READERS.register("jsonl")
 def jsonl(
     path: str | Path, *, split: str | None = None, on_bad: Any = None, task: str = ""
 ) -> Iterator[EmbeddingExample]:
     """The simple form: rows of `EmbeddingExample`'s fields; {"query", "pos", "neg"} for triplets."""
-    file, bad = _required(path), _bad(on_bad)
+    file, bad = required(path), rejects(on_bad)
     for number, row in json_lines(file, bad):
         try:
             example = example_from(row, task=task, file=file, line=number)
@@ -87,17 +73,17 @@ def sts(
     Args:
         top: the largest score; it becomes 1.
     """
-    for file, number, cells in _table(path, split, on_bad):
+    for file, number, cells in table(path, split, on_bad):
         try:
             row = {"text": cells[columns[0]], "text2": cells[columns[1]], "score": float(cells[columns[2]]) / top}
             example = example_from(row, task=task, file=file, line=number)
         except (IndexError, ValueError) as error:
-            _bad(on_bad).handle(
+            rejects(on_bad).handle(
                 DataError(f"no graded pair: {error}", file=file, line=number, got=cells, hint="check columns")
             )
             continue
         except DataError as error:
-            _bad(on_bad).handle(error)
+            rejects(on_bad).handle(error)
             continue
         yield example
 
@@ -121,7 +107,7 @@ def labels(
     """
     header: list[str] = []
     rows: list[EmbeddingExample] = []
-    for file, number, cells in _table(path, None, on_bad):
+    for file, number, cells in table(path, None, on_bad):
         if not header:
             header = cells
             for name in (text, label):
@@ -132,43 +118,14 @@ def labels(
             row = {"text": cells[header.index(text)], "label": cells[header.index(label)]}
             rows.append(example_from(row, task=task, file=file, line=number))
         except IndexError:
-            _bad(on_bad).handle(DataError("too few columns", file=file, line=number, got=cells))
+            rejects(on_bad).handle(DataError("too few columns", file=file, line=number, got=cells))
         except DataError as error:
-            _bad(on_bad).handle(error)
+            rejects(on_bad).handle(error)
     if fold is None:
         yield from rows
         return
-    held = _fold_of([str(row.label) for row in rows], fold, folds)
+    held = fold_of([str(row.label) for row in rows], fold, folds)
     yield from (row for row, out in zip(rows, held) if out == (split == "test"))
-
-
-def _fold_of(classes: list[str], fold: int, folds: int) -> list[bool]:
-    """Whether each row is in the part `fold`: the folds of scikit-learn's StratifiedKFold with seed 0."""
-    if not 0 <= fold < folds:
-        raise DataError("no such fold", field="fold", got=fold, expected=f"0 to {folds - 1}")
-    from sklearn.model_selection import StratifiedKFold
-
-    parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(classes, classes)
-    chosen = set(next(islice(parts, fold, None))[1].tolist())
-    return [number in chosen for number in range(len(classes))]
-
-
-def _table(path: str | Path, split: str | None, on_bad: Any) -> Iterator[tuple[Path, int, list[str]]]:
-    """(file, line, cells) of a table; a folder and a split name the file in it."""
-    place = _required(path)
-    if place.is_dir():
-        found = [f for end in ("csv", "tsv") for f in sorted(place.glob(f"*{split or 'train'}.{end}"))]
-        if not found:
-            raise DataError(f"no {split or 'train'}.csv or .tsv in the folder", file=place)
-        place = found[0]
-    with open(place, encoding="utf-8", newline="") as handle:
-        reader = csv.reader(handle, delimiter="\t" if place.suffix == ".tsv" else ",")
-        try:
-            for cells in reader:
-                if cells:
-                    yield place, reader.line_num, cells
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"not a table: {error}", file=place, line=reader.line_num) from error
 
 
 @READERS.register("beir")
@@ -185,62 +142,20 @@ def beir(
     Args:
         triplets: give each query with its relevant documents as text, to train on, instead of the collection.
     """
-    folder, bad = _required(path), _bad(on_bad)
+    folder, bad = required(path), rejects(on_bad)
     documents = {}
-    for number, row in json_lines(_required(folder / "corpus.jsonl"), bad):
+    for number, row in json_lines(required(folder / "corpus.jsonl"), bad):
         name, body = str(row.get("_id", row.get("id", ""))), f"{row.get('title') or ''} {row.get('text') or ''}".strip()
         if not name or not body:
             bad.handle(DataError("a document needs _id and text", file=folder / "corpus.jsonl", line=number, got=row))
             continue
         documents[name] = body
-    judged = _qrels(folder / "qrels" / f"{split or 'test'}.tsv", documents, folder / "corpus.jsonl")
+    judged = qrels(folder / "qrels" / f"{split or 'test'}.tsv", documents, folder / "corpus.jsonl")
     queries = [
         (str(row.get("_id", row.get("id"))), str(row.get("text", "")))
-        for _, row in json_lines(_required(folder / "queries.jsonl"), bad)
+        for _, row in json_lines(required(folder / "queries.jsonl"), bad)
     ]
-    yield from _collection(documents, [(n, t) for n, t in queries if n in judged], judged, task, triplets)
-
-
-def _qrels(file: Path, documents: dict[str, str], corpus: Path) -> dict[str, dict[str, float]]:
-    judged: dict[str, dict[str, float]] = defaultdict(dict)
-    missing = []
-    for number, line in enumerate(_required(file).read_text(encoding="utf-8").splitlines(), 1):
-        cells = line.split("\t")
-        if number == 1 and not cells[-1].strip().lstrip("-").replace(".", "").isdigit():
-            continue
-        if len(cells) not in (2, 3, 4):
-            raise DataError("a judgement is query, document, grade", file=file, line=number, got=line)
-        name, document = cells[0], cells[2] if len(cells) == 4 else cells[1]
-        if document not in documents:
-            missing.append(document)
-            continue
-        judged[name][document] = float(cells[-1]) if len(cells) > 2 else 1.0
-    if missing:
-        raise DataError(
-            f"{len(missing)} judgements name documents that are not in {corpus.name}: {', '.join(missing[:5])}",
-            file=file,
-            hint="take qrels and corpus of one release",
-        )
-    return judged
-
-
-def _collection(
-    documents: dict[str, str],
-    queries: Iterable[tuple[str, str]],
-    judged: dict[str, dict[str, float]],
-    task: str,
-    triplets: bool,
-) -> Iterator[EmbeddingExample]:
-    if not triplets:
-        for name, text in documents.items():
-            yield EmbeddingExample(text, id=name)
-    for name, text in queries:
-        if triplets:
-            right = tuple(documents[d] for d, grade in judged[name].items() if grade > 0)
-            if right:
-                yield EmbeddingExample(text, pos=right, id=name, task=task)
-        else:
-            yield EmbeddingExample(text, relevant=tuple(judged[name].items()), id=name, task=task)
+    yield from collection(documents, [(n, t) for n, t in queries if n in judged], judged, task, triplets)
 
 
 @READERS.register("smart")
@@ -255,13 +170,13 @@ def smart(
 
     A document is title and text. Grades below 0 (Cranfield's −1) count as not relevant.
     """
-    folder = _required(path)
+    folder = required(path)
     found = {}
     for end in ("ALL", "qry"):
         files = sorted(f for f in folder.iterdir() if f.suffix.lower() == f".{end.lower()}")
         if not files:
             raise DataError(f"no .{end} file in the folder", file=folder)
-        found[end] = _smart_fields(files[0])
+        found[end] = smart_fields(files[0])
     documents = {name: " ".join(f"{part['T']} {part['W']}".split()) for name, part in found["ALL"].items()}
     documents = {name: text for name, text in documents.items() if text}
     rows = sorted(folder.glob("*qrels*")) or sorted(folder.glob("*.REL"))
@@ -274,18 +189,7 @@ def smart(
             grade = float(cells[-1]) if len(cells) == 3 else 1.0
             judged[cells[0]][cells[1]] = max(grade, 0.0)
     queries = [(name, " ".join(f"{part['T']} {part['W']}".split())) for name, part in found["qry"].items()]
-    yield from _collection(documents, [(n, t) for n, t in queries if n in judged and t], judged, task, False)
-
-
-def _smart_fields(file: Path) -> dict[str, dict[str, str]]:
-    parts = re.split(r"(?m)^\.I\s+(\d+)\s*$", file.read_text(encoding="latin-1"))
-    found = {}
-    for name, body in zip(parts[1::2], parts[2::2]):
-        fields: dict[str, str] = defaultdict(str)
-        for mark, text in re.findall(r"(?ms)^\.([A-Z])\s*\n(.*?)(?=^\.[A-Z]\s*$|\Z)", body):
-            fields[mark] += text
-        found[name] = fields
-    return found
+    yield from collection(documents, [(n, t) for n, t in queries if n in judged and t], judged, task, False)
 
 
 @READERS.register("embedded")

@@ -1,0 +1,114 @@
+"""Files of the field's layouts, read row by row: tables, judgements, SMART entries. Nothing here knows of readers."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from apps.embeddings.example import EmbeddingExample
+from core.data.rows import BadRows
+from core.errors import DataError
+
+
+def rejects(on_bad: Any) -> BadRows:
+    """What a malformed row does: the given policy, or raising."""
+    return BadRows() if on_bad in (None, "raise") else on_bad
+
+
+def required(path: str | Path | None) -> Path:
+    """A path that exists. Raises `DataError` otherwise."""
+    if path is None:
+        raise DataError("the reader needs a path", hint="set path: in the source")
+    if not Path(path).exists():
+        raise DataError("file not found", file=path)
+    return Path(path)
+
+
+def fold_of(classes: list[str], fold: int, folds: int) -> list[bool]:
+    """Whether each row is in the part `fold`: the folds of scikit-learn's StratifiedKFold with seed 0."""
+    if not 0 <= fold < folds:
+        raise DataError("no such fold", field="fold", got=fold, expected=f"0 to {folds - 1}")
+    from sklearn.model_selection import StratifiedKFold
+
+    parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(classes, classes)
+    chosen = set(next(islice(parts, fold, None))[1].tolist())
+    return [number in chosen for number in range(len(classes))]
+
+
+def table(path: str | Path, split: str | None, on_bad: Any) -> Iterator[tuple[Path, int, list[str]]]:
+    """(file, line, cells) of a table; a folder and a split name the file in it."""
+    place = required(path)
+    if place.is_dir():
+        found = [f for end in ("csv", "tsv") for f in sorted(place.glob(f"*{split or 'train'}.{end}"))]
+        if not found:
+            raise DataError(f"no {split or 'train'}.csv or .tsv in the folder", file=place)
+        place = found[0]
+    with open(place, encoding="utf-8", newline="") as handle:
+        reader = csv.reader(handle, delimiter="\t" if place.suffix == ".tsv" else ",")
+        try:
+            for cells in reader:
+                if cells:
+                    yield place, reader.line_num, cells
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"not a table: {error}", file=place, line=reader.line_num) from error
+
+
+def qrels(file: Path, documents: dict[str, str], corpus: Path) -> dict[str, dict[str, float]]:
+    """Judgements by query. Raises `DataError` for a document that is not in the corpus, naming the first five."""
+    judged: dict[str, dict[str, float]] = defaultdict(dict)
+    missing = []
+    for number, line in enumerate(required(file).read_text(encoding="utf-8").splitlines(), 1):
+        cells = line.split("\t")
+        if number == 1 and not cells[-1].strip().lstrip("-").replace(".", "").isdigit():
+            continue
+        if len(cells) not in (2, 3, 4):
+            raise DataError("a judgement is query, document, grade", file=file, line=number, got=line)
+        name, document = cells[0], cells[2] if len(cells) == 4 else cells[1]
+        if document not in documents:
+            missing.append(document)
+            continue
+        judged[name][document] = float(cells[-1]) if len(cells) > 2 else 1.0
+    if missing:
+        raise DataError(
+            f"{len(missing)} judgements name documents that are not in {corpus.name}: {', '.join(missing[:5])}",
+            file=file,
+            hint="take qrels and corpus of one release",
+        )
+    return judged
+
+
+def collection(
+    documents: dict[str, str],
+    queries: Iterable[tuple[str, str]],
+    judged: dict[str, dict[str, float]],
+    task: str,
+    triplets: bool,
+) -> Iterator[EmbeddingExample]:
+    """Documents and then queries; or queries with their relevant texts, to train on."""
+    if not triplets:
+        for name, text in documents.items():
+            yield EmbeddingExample(text, id=name)
+    for name, text in queries:
+        if triplets:
+            right = tuple(documents[d] for d, grade in judged[name].items() if grade > 0)
+            if right:
+                yield EmbeddingExample(text, pos=right, id=name, task=task)
+        else:
+            yield EmbeddingExample(text, relevant=tuple(judged[name].items()), id=name, task=task)
+
+
+def smart_fields(file: Path) -> dict[str, dict[str, str]]:
+    """The fields of each entry of a SMART file, by entry."""
+    parts = re.split(r"(?m)^\.I\s+(\d+)\s*$", file.read_text(encoding="latin-1"))
+    found = {}
+    for name, body in zip(parts[1::2], parts[2::2]):
+        fields: dict[str, str] = defaultdict(str)
+        for mark, text in re.findall(r"(?ms)^\.([A-Z])\s*\n(.*?)(?=^\.[A-Z]\s*$|\Z)", body):
+            fields[mark] += text
+        found[name] = fields
+    return found
