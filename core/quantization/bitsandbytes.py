@@ -83,6 +83,18 @@ def dense_state(model: Any) -> dict[str, Any]:
     return {**state, **{f"{name}.weight": dense_weight(module, dtype) for name, module in layers.items()}}
 
 
+def keep_codes(model: Any) -> Any:
+    """`model`, whose 4-bit layers never arrange their codes anew.
+
+    On CPUs with the instructions for it the first inference would, and round the scales to bf16 with it: a run that
+    was scored first would then train on other weights than one that is resumed.
+    """
+    for module in model.modules():
+        if is_quantized_linear(module) and hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
 def is_quantized_linear(module: Any) -> bool:
     """Whether the module is one of bitsandbytes' layers, without importing it; peft's wrappers have the same names."""
     kind = type(module)

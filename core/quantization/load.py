@@ -16,6 +16,7 @@ from core.config.registry import QUANTIZERS, BuildContext
 from core.config.schema import ModelConfig
 from core.errors import ConfigError, UnsupportedError
 from core.models.load import DTYPES, load_model, resolve_path
+from core.quantization.bitsandbytes import keep_codes
 
 CALIBRATION_LENGTH, CALIBRATION_ROWS = 512, 128
 
@@ -64,7 +65,7 @@ def load_base(
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(name.rpartition(".")[0] in learning)
     model.graft_quantization = spec
-    return model
+    return keep_codes(model)
 
 
 def learning_parts(model: Any) -> tuple[str, ...]:

@@ -79,6 +79,46 @@ def test_an_adapter_on_nf4_trains_and_is_served_on_the_same_weights(tmp_path):
 
 
 @needs_bitsandbytes
+def test_scoring_first_changes_no_weight_and_a_resume_is_bit_equal(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from core.quantization.bitsandbytes import dense_weight
+    from core.quantization.load import load_base
+    from core.training.merge import logits_of
+    from core.training.run import train
+    from core.training.trainer import SupervisedTrainer
+
+    model = load_base(ModelConfig(path="embedded", quantization="nf4"), None).eval()
+    layer = model.model.layers[0].mlp.up_proj
+    before = dense_weight(layer)
+    logits_of(model, torch.arange(5, 40).unsqueeze(0))
+    assert torch.equal(dense_weight(layer), before)
+
+    held = [{"reader": "embedded", "split": "dev", "limit": 2, "with": {"src": "de", "tgt": "en"}}]
+    runs = []
+    for name in ("whole", "broken"):
+        made = recipe(tmp_path / name, quantization="nf4")
+        made.data.eval = recipe_from({**made.to_dict(), "data": {**made.to_dict()["data"], "eval": held}}).data.eval
+        made.eval.sampling, made.checkpoint.every = {"max_new_tokens": 2}, 1
+        runs.append(RunFolder.create(made))
+    step = SupervisedTrainer.training_step
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise RuntimeError("killed")
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedTrainer, "training_step", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(runs[1].recipe(), runs[1])
+    train(runs[0].recipe(), runs[0])
+    train(runs[1].recipe(), runs[1], resume=True)
+    whole, again = (load_file(run.model_dir / "adapter_model.safetensors") for run in runs)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+@needs_bitsandbytes
 def test_a_base_made_here_is_kept_as_the_dense_weights_it_stands_for(tmp_path):
     from core.inference.load import load_for_serving
     from core.inference.save import save_model
