@@ -23,6 +23,7 @@ class PretrainConfig:
 
     shares: dict[str, float] = key({}, "share of each language's tokens, e.g. {de: 0.5, en: 0.5}; empty keeps the data")
     alpha: float | None = key(None, "without shares: shares follow tokens to this power; below 1 lifts what is rare")
+    apart: bool = key(False, "documents that share a block do not see each other")
     max_epochs: float = key(4.0, "a language is read at most so often to meet its share", above=0)
     spikes: SpikeConfig = key(SpikeConfig, "going back where the loss spikes")
     forecast: list[str] = key([], "finished runs of smaller models, from which this run's bits per byte are forecast")
@@ -40,7 +41,27 @@ def pretrain(ctx: Any) -> Any:
     if options.forecast:
         announce_forecast(ctx, documents)
     trainer = guarded(SupervisedTrainer, options.spikes, ctx.run, "pretrain") if options.spikes.every else None
-    return Stage(rows=rows_of(documents), eval_rows=rows_of(ctx.eval), layout="blocks", trainer=trainer)
+    encoder = apart if options.apart else None
+    return Stage(rows_of(documents), rows_of(ctx.eval), layout="blocks", encoder=encoder, trainer=trainer)
+
+
+def apart(rows: Any, tokenizer: Any, *, mode: str = "offsets", max_length: int = 512) -> tuple[Any, Any]:
+    """Documents packed whole, each seeing only itself; one that is longer than a block is cut into pieces of it.
+
+    Returns:
+        the packed data set, whose batches carry positions that restart at every piece, and what was counted.
+    """
+    from core.data.dataset import EncodedDataset
+    from core.data.encode import Encoded, EncodeStats, encode_stream
+
+    stats, pieces = EncodeStats(), []
+    for row in encode_stream(rows, tokenizer, mode=mode):  # type: ignore[arg-type]
+        stats.add(row)
+        ids = row.input_ids
+        parts = (ids[start : start + max_length] for start in range(0, len(ids), max_length))
+        pieces += [Encoded(part, list(part)) for part in parts if len(part) > 1]
+    stats.check()
+    return EncodedDataset(pieces, max_length), stats
 
 
 def rows_of(documents: Any) -> Any:

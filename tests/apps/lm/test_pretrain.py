@@ -46,6 +46,38 @@ def test_a_run_keeps_its_mixture(tmp_path):
     assert {"bits_per_byte", "bits_per_byte/de", "bits_per_byte/en"} <= set(result["after"].metrics)
 
 
+def test_documents_apart_do_not_see_each_other(tmp_path):
+    """A packed block's loss is that of its documents alone, and long documents are cut, not dropped."""
+    import torch
+
+    from apps.lm.methods.pretrain import apart
+    from core.config.schema import ModelConfig
+    from core.data.collate import Collator
+    from core.data.segments import Segment
+    from core.models.load import load_model
+    from core.models.tokenizer import train_bpe
+    from core.objectives.losses import token_loss
+
+    tokenizer = train_bpe(["ein Hund und eine Katze"], 300)
+    texts = ["ein Hund", "eine Katze und ein Hund", "Katze " * 20]
+    dataset, stats = apart([[Segment(t, "document", True)] for t in texts], tokenizer, max_length=24)
+    whole = [i for t in texts for i in [*tokenizer(t)["input_ids"], tokenizer.eos_token_id]]
+    assert stats.tokens == len(whole) == sum(len(r.input_ids) for r in dataset.rows)
+    assert any(len(b) > 1 for b in dataset.bins)
+    model = load_model(ModelConfig(preset="tiny"), tokenizer, seed=1).eval()
+
+    def loss(items):
+        batch = Collator(1)(items)
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            return float(token_loss(model(**batch, use_cache=False).logits, labels))
+
+    packed = loss([dataset[i] for i in range(len(dataset))])
+    assert packed == pytest.approx(sum(loss([row]) for row in dataset.rows), rel=1e-5)
+    run = run_of(tmp_path / "run", with_={"apart": True})
+    assert train(run.recipe(), run)["status"] == "done"
+
+
 def test_three_runs_forecast_a_fourth(tmp_path, monkeypatch):
     from core.models import presets
 
