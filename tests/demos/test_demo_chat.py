@@ -58,4 +58,10 @@ def test_shipped_questions(page):
 def test_it_builds(page):
     import gradio
 
-    assert isinstance(chat.build(page.pipeline), gradio.Blocks)
+    blocks = chat.build(page.pipeline)
+    assert isinstance(blocks, gradio.Blocks) and "never taught" not in str(blocks.config)
+
+
+def test_a_base_that_cannot_answer_is_introduced_as_one(page, monkeypatch):
+    monkeypatch.setattr(page.pipeline, "source", {"path": "/models/embedded"})
+    assert "never taught" in str(chat.build(page.pipeline).config)
