@@ -136,6 +136,11 @@ class QuantizedLinear(nn.Module):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @property
+    def weight(self) -> torch.Tensor:
+        """The packed planes, int32: peft asks a layer's weight for its device. The matrix itself is `dense_weight`."""
+        return self.planes
+
+    @property
     def form(self) -> Form:
         """What the tensors of `state()` mean."""
         held = {**self._parameters, **self._buffers}

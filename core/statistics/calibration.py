@@ -215,8 +215,8 @@ class BlockCalibration:
                 yield run
                 with torch.no_grad():
                     after = run.outputs("edited") if self.streams != "full" else None
-                full = ahead if ahead is not None else after
-                edited = after if after is not None else ahead
+                full = ahead or after or []
+                edited = after or ahead or []
         finally:
             self.model.train(training)
 
