@@ -144,6 +144,6 @@ def test_bad_formats_are_refused_before_weights(monkeypatch):
         recipe("x", quantization="nf5")
     with pytest.raises(ConfigError, match="no adapter trains"):
         recipe("x", quantization="nf4", adapters=[])
-    monkeypatch.setattr("core.config.registry.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"graft\[quant\]"):
         recipe("x", quantization="int8")

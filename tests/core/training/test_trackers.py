@@ -36,7 +36,7 @@ def recipe(output, trackers):
 def test_an_unknown_or_missing_tracker_is_refused_at_once(monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'wandb'"):
         recipe("x", ["wanbd"])
-    monkeypatch.setattr("core.config.load.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"graft\[trackers\]"):
         recipe("x", ["tensorboard"])
 
