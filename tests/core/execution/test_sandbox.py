@@ -75,9 +75,9 @@ def test_output_is_cut_at_the_limit_and_said_to_be(box):
 def test_a_limit_ends_a_run_in_time(box):
     start = time.monotonic()
     done = box.run([script("import time; time.sleep(30)", wall_s=0.3)])
-    assert done.status == "timeout" and time.monotonic() - start < 1.3
-    cpu = box.with_policy(cpu_s=1).run([script("while True: pass")])
-    assert cpu.status == "timeout" and cpu.last.wall_s < 4
+    assert done.status == "timeout" and time.monotonic() - start < 5
+    cpu = box.with_policy(cpu_s=1, wall_s=60).run([script("while True: pass")])
+    assert cpu.status == "timeout" and 0.8 < cpu.last.cpu_s < 2.5
 
 
 def test_runs_in_threads_do_not_meet(box):
