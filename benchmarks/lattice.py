@@ -17,7 +17,9 @@ from typing import Any
 
 from benchmarks.bar import ROOT
 
-RATE, ROWS, LONGEST = 0.5, 8, 40
+RATE, LONGEST = 0.5, 40
+# below the norm of the gradient, and so large that the change is far above the spacing of the weights
+CLIP = {"lora": 0.15, "full": 1.0}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Cell:
 
     Args:
         micro, accumulation: rows of a micro-batch on each process, and micro-batches. packed: rows share sequences.
-        ranks: processes. backend: keys of `backend:`.
+        ranks: processes. clip: largest norm of the whole gradient, 0 for none. backend: keys of `backend:`.
     """
 
     loss: str
@@ -35,12 +37,13 @@ class Cell:
     accumulation: int = 1
     packed: bool = False
     ranks: int = 1
+    clip: float = 0.0
     backend: tuple[tuple[str, Any], ...] = field(default=())
 
     def __str__(self) -> str:
         keys = " ".join(f"{name}={value}" for name, value in self.backend)
-        packed = " packed" if self.packed else ""
-        return f"{self.loss} {self.model} {self.micro}x{self.accumulation}x{self.ranks}{packed} {keys}".strip()
+        more = (" packed" if self.packed else "") + (" clipped" if self.clip else "")
+        return f"{self.loss} {self.model} {self.micro}x{self.accumulation}x{self.ranks}{more} {keys}".strip()
 
 
 CUTS = [(8, 1), (4, 2), (3, 3), (1, 8)]
@@ -63,6 +66,7 @@ def cells(loss: str, *, full: bool) -> Iterator[Cell]:
     models = models_of(loss) if full or loss == "cross_entropy" else models_of(loss)[:1]
     for model in models:
         yield Cell(loss, model)
+        yield Cell(loss, model, 4, 2, clip=CLIP[model])
         for micro, accumulation in CUTS[1:]:
             yield Cell(loss, model, micro, accumulation)
         for attention in PACKED:
@@ -133,7 +137,7 @@ def step(cell: Cell, folder: Path) -> Any:
     backend = BackendConfig(**{**keys, "offload": OffloadConfig(keys.pop("offload", "none"))})
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=cell.micro, gradient_accumulation_steps=cell.accumulation,
-        max_steps=1, learning_rate=RATE, optim="sgd", max_grad_norm=0.0, use_cpu=True, report_to=[],
+        max_steps=1, learning_rate=RATE, optim="sgd", max_grad_norm=cell.clip, use_cpu=True, report_to=[],
         remove_unused_columns=False, disable_tqdm=True, save_strategy="no", label_names=["labels"],
         gradient_checkpointing=backend.activation_checkpoint == "full",
         gradient_checkpointing_kwargs={"use_reentrant": False}, ddp_find_unused_parameters=False,
@@ -157,7 +161,7 @@ def _trained(model: Any) -> list[Any]:
     return [p.detach().clone().flatten() for _, p in sorted(model.named_parameters()) if p.requires_grad]
 
 
-def by_hand(loss: str, kind: str) -> Any:
+def by_hand(loss: str, kind: str, clip: float = 0.0) -> Any:
     """The change (P,) of the same step, each row alone without padding, and one division at the end."""
     import torch
 
@@ -173,9 +177,8 @@ def by_hand(loss: str, kind: str) -> Any:
         total, count = total + summed, count + int(number)
     parameters = [p for _, p in sorted(model.named_parameters()) if p.requires_grad]
     gradients = torch.autograd.grad(total / count, parameters, allow_unused=True)
-    return torch.cat(
-        [-RATE * (torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients)]
-    )
+    whole = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, gradients)])
+    return -RATE * whole * (min(1.0, clip / float(whole.norm())) if clip else 1.0)
 
 
 def difference(found: Any, wanted: Any) -> float:
@@ -193,7 +196,7 @@ def on_two_processes(losses: list[str], folder: Path) -> dict[str, float]:
     import torch
 
     found = torch.load(folder / "two.pt")
-    return {name: difference(change, by_hand(*name.split("/"))) for name, change in found.items()}
+    return {" ".join(map(str, cell)): difference(change, by_hand(*cell)) for cell, change in found.items()}
 
 
 def main() -> None:
@@ -203,7 +206,8 @@ def main() -> None:
     found = {}
     for loss in losses:
         for model in models_of(loss):
-            found[f"{loss}/{model}"] = step(Cell(loss, model, 2, 2, ranks=2), folder)
+            for clip in (0.0, CLIP[model]):
+                found[(loss, model, clip)] = step(Cell(loss, model, 2, 2, ranks=2, clip=clip), folder)
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "two.pt")
     torch.distributed.destroy_process_group()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.lattice import Cell, by_hand, cells, difference, on_two_processes, step
+from benchmarks.lattice import CLIP, Cell, by_hand, cells, difference, on_two_processes, step
 from core.objectives.losses import LOSSES, CrossEntropy
 
 EVERY = [cell for loss in LOSSES.names() for cell in cells(loss, full=False)]
@@ -16,7 +16,7 @@ def reference():
     known = {}
 
     def wanted(cell):
-        key = (cell.loss, cell.model)
+        key = (cell.loss, cell.model, cell.clip)
         if key not in known:
             known[key] = by_hand(*key)
         return known[key]
@@ -55,5 +55,6 @@ def test_a_mean_of_means_is_found_out(reference, tmp_path, monkeypatch):
     assert difference(step(cell, tmp_path), wanted) > 0.05
 
 
-def test_the_reference_moves_the_weights():
-    assert torch.count_nonzero(by_hand("cross_entropy", "full")) > 1000
+def test_the_reference_moves_the_weights_and_is_clipped():
+    free, clipped = (by_hand("cross_entropy", "full", clip) for clip in (0.0, CLIP["full"]))
+    assert torch.count_nonzero(free) > 1000 and clipped.norm() < 0.9 * free.norm()
