@@ -93,21 +93,21 @@ def _attention(module: Any, query: Any, key: Any, value: Any, attention_mask: An
         return sdpa_attention_forward(module, query, key, value, attention_mask, **given)
     batch, _, length, _ = query.shape
     scale, dropout = given.get("scaling"), given.get("dropout", 0.0)
-    flat = [t.transpose(1, 2).flatten(0, 1) for t in (query, key, value)]
+    q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in (query, key, value))
     if query.is_cuda and not dropout and query.dtype in (torch.bfloat16, torch.float16):
-        out = _kernel(*flat, borders, given["max_length_q"], scale)
+        out = _kernel(q, k, v, borders, given["max_length_q"], scale)
     else:
-        out = _each_document(*flat, borders, scale, dropout)
+        out = _each_document(q, k, v, borders, scale, dropout)
     return out.view(batch, length, *out.shape[1:]), None
 
 
-def _kernel(q: Any, k: Any, v: Any, borders: Any, longest: int, scale: float | None) -> torch.Tensor:
-    """Flash attention with borders; before torch 2.13 it repeats no argument for grouped heads, and needs none."""
+def _kernel(q: Any, k: Any, v: Any, borders: Any, longest: int, scale: float | None) -> Any:
+    """Flash attention with borders; grouped heads are asked for since torch 2.13, and simply taken before."""
     import inspect
 
     from torch.nn.attention.varlen import varlen_attn
 
-    grouped = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     return varlen_attn(q, k, v, borders, borders, longest, longest, scale=scale, window_size=(-1, 0), **grouped)
 
 
