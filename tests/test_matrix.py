@@ -56,11 +56,6 @@ ROWS = {
     "pruned": Row(edit("prune", method="magnitude", pattern="2:4", kl=1.0), FROZEN),
     "adaptive masks": Row(edit("ast", slorb_k=4), FROZEN),
     "welore": Row(edit("welore", lrc_rule="breakeven"), FROZEN),
-    "spiel": Row(adapter("spiel", density=0.05)),
-    "pruned": Row(edit("prune", method="magnitude"), FROZEN),
-    "ast": Row(edit("ast"), FROZEN),
-    "green": Row(edit("green"), FROZEN),
-    "welore": Row(edit("welore"), FROZEN),
     "skipping": Row(edit("skip_ffn", threshold=0.9, cold_start=0, cold_end=2), FROZEN),
 }
 
