@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from apps.rtl import engines, source
 from apps.rtl.engines import Engine, Limits
@@ -305,7 +305,8 @@ def _judged(code: str, run: ExecResult, bench: Bench, facts: GoldenFacts) -> Rtl
     log = _log(run, bench)
     marks = tuple(engines.diagnostics(facts.engine, log, "dut.sv"))
     wave = run.artifacts.get(engines.WAVE)
-    common = {"code": code, "diagnostics": marks, "engine": facts.engine, "cached": run.cached, "log": log}
+    common: dict[str, Any] = {"code": code, "diagnostics": marks, "engine": facts.engine, "log": log}
+    common["cached"] = run.cached
     if run.status in ("sandbox_error", "tool_missing"):
         return RtlVerdict("E", detail=run.why or run.last.err[:200], **common)
     if run.steps[0].status != "ok":
@@ -313,7 +314,7 @@ def _judged(code: str, run: ExecResult, bench: Bench, facts: GoldenFacts) -> Rtl
             return RtlVerdict("C", detail=f"the compiler was stopped: {run.steps[0].status}", **common)
         return RtlVerdict(_compile_letter(log, code), **common)
     mismatches, samples, passes, end = _report(run, bench.nonce)
-    counts = {"mismatches": mismatches, "samples": samples, "wave": wave, **common}
+    counts: dict[str, Any] = {"mismatches": mismatches, "samples": samples, "wave": wave, **common}
     if run.status == "timeout":
         return RtlVerdict("T", detail="the simulation does not end", **counts)
     if run.status != "ok":

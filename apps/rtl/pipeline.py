@@ -10,7 +10,7 @@ A call answers like every pipeline; `solve` also runs the verdict and shows the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -184,7 +184,7 @@ class RtlPipeline(BasePipeline):
         sampling, extra = self._split(fields)
         example = self.to_example(given, **extra)
 
-        def show(task: RtlExample, candidates: list[Candidate]) -> str:
+        def show(task: RtlExample, candidates: Sequence[Candidate]) -> str:
             name = "repair" if candidates else (self.config.template or "spec")
             wrong, words = (candidates[0].text, candidates[0].verdict.feedback) if candidates else ("", "")
             values = prompts.fields(task, extract(wrong, task.header) or wrong, words)

@@ -88,7 +88,7 @@ def diagnostics(code: str, most: int = 8) -> list[Diagnostic]:
 
     tree = syntax.SyntaxTree.fromText(code)
     manager = tree.sourceManager
-    found = []
+    found: list[Diagnostic] = []
     for one in tree.diagnostics:
         if one.isError() and len(found) < most:
             message = DiagnosticEngine.reportAll(manager, [one]).split("error: ")[-1].split("\n")[0]

@@ -19,7 +19,7 @@ class RtlVerifier:
         harness: does the work. wave: look at the waveform of a failure, so that the feedback shows values.
     """
 
-    stages = STAGES
+    stages: tuple[str, ...] = STAGES
 
     def __init__(self, harness: RtlHarness, wave: bool = True) -> None:
         self.harness, self.wave = harness, wave

@@ -118,7 +118,8 @@ def _parsed(text: str) -> Any:
     if errors:
         message = DiagnosticEngine.reportAll(tree.sourceManager, errors[:1]).split("error: ")[-1].split("\n")[0]
         raise DataError(f"not an assertion: {message}", got=text)
-    members = list(tree.root.members)
+    root: Any = tree.root
+    members = list(root.members)
     if len(members) != 1 or _kind(members[0]) != "ConcurrentAssertionMember":
         raise DataError("not one concurrent assertion", got=text, expected="assert property (…);")
     statement = members[0].statement

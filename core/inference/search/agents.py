@@ -213,7 +213,8 @@ class HillClimbAgent:
     """From a random start, always to a better neighbour; a new start at a summit."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.draw, self._random, self._at = random.Random(seed), RandomAgent(seed + 1), None
+        self.draw, self._random = random.Random(seed), RandomAgent(seed + 1)
+        self._at: Allocation | None = None
 
     def propose(self, graph: TaskGraph, archive: Archive, affordable: Affordable) -> Sequence[Allocation]:
         latest = archive.tried[-1] if archive.tried else None
@@ -275,7 +276,8 @@ class TpeAgent:
             )
             for i, s in enumerate(graph.stages)
         ]
-        best, best_ratio = None, -1.0
+        best: Allocation | None = None
+        best_ratio = -1.0
         for _ in range(self.candidates):
             choices, ratio = [], 1.0
             for models_good, models_bad, samples_good, samples_bad in tables:
