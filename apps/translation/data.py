@@ -8,15 +8,14 @@ way, and scores on it compare with nothing. Nothing here knows of tokenizers or 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from apps.translation.example import TranslationExample, example_from, pair_from, to_jsonl
 from apps.translation.languages import direction, language
+from apps.translation.preferences import embedded_triplets, triplets
 from apps.translation.reading import count_lines, detokenised, existing, json_rows, lines, reject, required
 from core.config.registry import Registry
 from core.errors import DataError
@@ -25,6 +24,8 @@ __all__ = ["READERS", "STAND_INS", "TranslationExample", "example_from", "load_d
 
 Reader = Callable[..., Iterator[TranslationExample]]
 READERS: Registry[Reader] = Registry("reader")
+READERS.register("triplets")(triplets)
+READERS.register("embedded_triplets")(embedded_triplets)
 STAND_INS = {"mono": "embedded_mono", "triplets": "embedded_triplets"}
 
 
@@ -276,42 +277,6 @@ def embedded(
             continue
         example = TranslationExample(german, english, "de", "en", domain="embedded", id=str(number))
         yield example.reversed() if flip else example
-
-
-@READERS.register("triplets")
-def triplets(
-    path: str | Path, *, split: str | None = None, on_bad: Any = None, src: str = "", tgt: str = ""
-) -> Iterator[TranslationExample]:
-    """As `jsonl`, and every row has a better and a worse translation: `tgt` (or `chosen`) and `rejected`."""
-    file = required(Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else path)
-    for number, row in json_rows(file, on_bad):
-        try:
-            if isinstance(row, dict) and "chosen" in row:
-                row = {**row, "tgt": row["chosen"]}
-                del row["chosen"]
-            example = example_from(row, src=src, tgt=tgt, file=file, line=number)
-            for name in ("tgt", "rejected"):
-                if not (getattr(example, name) or "").strip():
-                    raise DataError("no translation", file=file, line=number, field=name, expected="a sentence")
-            if example.tgt == example.rejected:
-                raise DataError("the better translation is the worse one", file=file, line=number, got=example.tgt)
-            yield example
-        except DataError as error:
-            reject(on_bad, error)
-
-
-@READERS.register("embedded_triplets")
-def embedded_triplets(
-    path: Any = None, *, split: str | None = None, on_bad: Any = None, src: str = "de", tgt: str = "en", seed: int = 0
-) -> Iterator[TranslationExample]:
-    """The corpus that ships; the worse translation is the right one with words dropped, doubled and moved."""
-    from core.data.embedded.noise import noisy
-
-    rng = random.Random(seed)
-    for example in embedded(split=split, src=src, tgt=tgt, seed=seed):
-        worse = noisy(example.tgt or "", rng)
-        if worse != example.tgt:
-            yield replace(example, rejected=worse)
 
 
 @READERS.register("embedded_mono")

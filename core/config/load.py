@@ -188,9 +188,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
             hint=f"methods of {recipe.app}: {', '.join(_methods_of(app)) or 'none'}",
         )
     sugar, method = not recipe.stages, recipe.method or ""
-    stages = recipe.stages or [
-        StageConfig(name=method.partition(".")[2], method=method, with_=recipe.with_)
-    ]
+    stages = recipe.stages or [StageConfig(name=method.partition(".")[2], method=method, with_=recipe.with_)]
     resolved, names = [], set()
     plain = recipe.to_dict()
     for index, stage in enumerate(stages):
@@ -346,7 +344,8 @@ def smoke(recipe: Recipe) -> Recipe:
     raw["train"] = merge_blocks(raw.get("train") or {}, limits)
     raw["data"] = _smoke_data(app, raw.get("data") or {}, base=True)
     raw["eval"] = merge_blocks(
-        raw.get("eval") or {}, {"limit": 4, "every": 0, "max_seconds": 5, "sampling": {"max_new_tokens": 8, "beams": 1}}
+        raw.get("eval") or {},
+        {"limit": 4, "every": 0, "max_seconds": 5, "sampling": {"max_new_tokens": app.smoke_tokens, "beams": 1}},
     )
     if isinstance(raw["eval"].get("retention"), list):
         raw["eval"]["retention"] = [_smoke_source(get_app("lm"), source) for source in raw["eval"]["retention"]]

@@ -274,6 +274,7 @@ class App:
         methods: modules whose import registers the app's methods.
         model: "module:function", called like `core.training.build.build_base`, for apps whose model is not a causal
             language model; empty takes that one.
+        smoke_tokens: new tokens that an answer needs at least, for the small form of a recipe.
     """
 
     name: str
@@ -282,6 +283,7 @@ class App:
     evaluator: str
     methods: tuple[str, ...] = field(default=())
     model: str = ""
+    smoke_tokens: int = 8
 
     @cached_property
     def build_model(self) -> Callable[..., Any] | None:

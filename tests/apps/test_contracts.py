@@ -71,3 +71,37 @@ class TestChat(PipelineContract):
         ],
         {"rouge_l": 50.0, "exact": 50.0, "empty": 50.0},
     )
+
+
+WEATHER = {
+    "name": "get_weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class TestToolUse(PipelineContract):
+    app = "tool_use"
+    inputs = ("Weather in Rome?", "How is the weather in the old town of Oslo today?", "Rain?")
+    fields = {"tools": [WEATHER]}
+    row = {"query": "Weather in Rome?", "tools": [WEATHER]}
+    sampling = {"max_new_tokens": 60}
+    bad = (
+        ("Weather?", {}, AppInputError, "no tools"),
+        ("Weather?", {"tools": [WEATHER, WEATHER]}, GraftError, "two tools"),
+        ("", {"tools": [WEATHER]}, AppInputError, "empty"),
+        ({"query": "x", "tool": []}, {}, AppInputError, "tool"),
+        ("x " * 600, {"tools": [WEATHER]}, AppInputError, "retriever"),
+    )
+    golden = (
+        ['[{"name": "get_weather", "arguments": {"city": "rome"}}]', "no idea"],
+        [
+            {"query": "Rome?", "tools": [WEATHER], "calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}]},
+            {"query": "Oslo?", "tools": [WEATHER], "calls": [{"name": "get_weather", "arguments": {"city": "Oslo"}}]},
+        ],
+        {"ast_accuracy": 50.0, "readable": 50.0, "schema_valid": 50.0},
+    )
+
+    def test_a_call_leaves_the_configuration_alone(self, pipeline):
+        before = pipeline.config
+        pipeline(self.inputs[0], max_new_tokens=55, **self.fields)
+        assert pipeline.config is before

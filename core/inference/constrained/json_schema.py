@@ -12,9 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core.errors import ConfigError
 from core.inference.constrained import numbers
 from core.inference.constrained.automaton import Automaton, Builder, Piece
+from core.inference.constrained.schema_parts import SchemaError, disjoint, merged, resolve, type_of, utf8
+
+__all__ = ["SchemaError", "compile_schema", "compile_value", "resolve", "type_of", "utf8"]
 
 DEPTH = 3
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -25,10 +27,6 @@ REFUSED = (
 PLAIN = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E))
 """ASCII that a JSON string holds as it is."""
 LONGEST = 4096
-
-
-class SchemaError(ConfigError):
-    """A schema that cannot be kept to, with the JSON pointer of the part that is the reason."""
 
 
 def compile_schema(schema: Mapping[str, Any] | bool) -> Automaton:
@@ -379,93 +377,6 @@ class Compiler:
         if most is not None and most < least:
             raise SchemaError(f"{low} is above {high}", where=f"{at}/{low}")
         return least, most
-
-
-def utf8(b: Builder) -> tuple[int, int]:
-    """One character beyond ASCII, as UTF-8 writes it."""
-    start, end = b.state(), b.state()
-    one, two, three = b.state(), b.state(), b.state()
-    for state, target in ((one, end), (two, one), (three, two)):
-        b.edges[state].append((0x80, 0xBF, target))
-    b.edges[start] += [(0xC2, 0xDF, one), (0xE1, 0xEC, two), (0xEE, 0xEF, two), (0xF1, 0xF3, three)]
-    for first, low, high, target in (
-        (0xE0, 0xA0, 0xBF, one), (0xED, 0x80, 0x9F, one), (0xF0, 0x90, 0xBF, two), (0xF4, 0x80, 0x8F, two),
-    ):  # fmt: skip
-        state = b.state()
-        b.edges[start].append((first, first, state))
-        b.edges[state].append((low, high, target))
-    return start, end
-
-
-def type_of(value: Any) -> set[str]:
-    """The JSON types of a Python value; an integer is also a number."""
-    if isinstance(value, bool):
-        return {"boolean"}
-    if isinstance(value, int):
-        return {"integer", "number"}
-    if isinstance(value, float):
-        return {"number", "integer"} if value.is_integer() else {"number"}
-    names = {str: "string", list: "array", dict: "object", type(None): "null"}
-    return {names[type(value)]}
-
-
-def merged(schema: Mapping[str, Any], at: str) -> dict[str, Any]:
-    """`allOf` as one schema: properties and required joined, equal keywords kept. Raises where they contradict."""
-    result = {k: v for k, v in schema.items() if k != "allOf"}
-    for part in schema.get("allOf", []):
-        if part is True:
-            continue
-        if not isinstance(part, Mapping):
-            raise SchemaError("a schema is an object", where=f"{at}/allOf")
-        part = merged(part, at) if "allOf" in part else part
-        for word, value in part.items():
-            if word == "properties" and word in result:
-                shared = {n for n in value if n in result[word] and result[word][n] != value[n]}
-                if shared:
-                    raise SchemaError(f"two schemas of '{sorted(shared)[0]}'", where=f"{at}/allOf")
-                result[word] = {**result[word], **value}
-            elif word == "required" and word in result:
-                result[word] = [*result[word], *(name for name in value if name not in result[word])]
-            elif word in result and result[word] != value and word not in ("description", "title"):
-                raise SchemaError(f"'{word}' is given twice", where=f"{at}/allOf/{word}")
-            else:
-                result[word] = value
-    return result
-
-
-def disjoint(first: Any, second: Any) -> bool:
-    """Whether two schemas surely share no value: by type, by constants, or by a property's constant."""
-    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
-        return False
-    values = [s["enum"] if "enum" in s else [s["const"]] if "const" in s else None for s in (first, second)]
-    if values[0] is not None and values[1] is not None:
-        return not any(a == b and type_of(a) & type_of(b) for a in values[0] for b in values[1])
-    kinds = []
-    for schema, known in zip((first, second), values):
-        given = schema.get("type")
-        found = set().union(*map(type_of, known)) if known is not None else {given} if isinstance(given, str) else given
-        kinds.append(set(found) | ({"integer"} if found and "number" in found else set()) if found else None)
-    if kinds[0] is not None and kinds[1] is not None and not kinds[0] & kinds[1]:
-        return True
-    shared = set(first.get("required", ())) & set(second.get("required", ()))
-    both = [schema.get("properties", {}) for schema in (first, second)]
-    return any(name in both[0] and name in both[1] and disjoint(both[0][name], both[1][name]) for name in shared)
-
-
-def resolve(root: Any, pointer: Any, at: str) -> Any:
-    """What a reference "#/a/b" leads to. Raises `SchemaError` for one that leads nowhere or outside."""
-    if not isinstance(pointer, str) or not pointer.startswith("#"):
-        raise SchemaError("only references within the schema are followed", where=f"{at}/$ref")
-    found = root
-    for part in pointer[1:].split("/")[1:]:
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and part.isdigit() and int(part) < len(found):
-            found = found[int(part)]
-        elif isinstance(found, Mapping) and part in found:
-            found = found[part]
-        else:
-            raise SchemaError(f"the reference {pointer} leads nowhere", where=f"{at}/$ref")
-    return found
 
 
 def _escaped(name: str) -> str:

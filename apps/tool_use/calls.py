@@ -1,0 +1,180 @@
+"""Calls as text, and text as calls, in the forms that models write them.
+
+`json` is a list of {"name", "arguments"}; `hermes` puts each such object between <tool_call> tags; `python` is a list
+of function calls. Reading is tolerant of code fences and of prose around the calls, and never repairs a value in
+silence: what was passed over is listed. The forms of JSON can be kept to while a model writes (`constraint`).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from apps.tool_use.spec import ToolSpec
+from core.errors import ConfigError, nearest
+
+FORMATS = ("json", "hermes", "python")
+_FENCE = re.compile(r"```(?:json|python|tool_code)?\s*\n?(.*?)```", re.S)
+_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool's name and its arguments by name."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "arguments": dict(self.arguments)}
+
+
+@dataclass
+class Parsed:
+    """Calls found in a text, the text left over, and what was passed over and why."""
+
+    calls: list[Call]
+    rest: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def check_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ConfigError(
+            f"unknown call format '{name}'", hint=nearest(name, FORMATS) or f"known: {', '.join(FORMATS)}"
+        )
+    return name
+
+
+def render(calls: Sequence[Call], form: str = "json") -> str:
+    """The calls as a model writes them."""
+    if check_format(form) == "python":
+        return f"[{', '.join(_as_python(call) for call in calls)}]"
+    texts = [json.dumps(call.to_dict(), ensure_ascii=False) for call in calls]
+    if form == "json":
+        return f"[{', '.join(texts)}]"
+    return "\n".join(f"<tool_call>{text}</tool_call>" for text in texts)
+
+
+def _as_python(call: Call) -> str:
+    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+
+
+def parse(text: str, form: str = "json") -> Parsed:
+    """The calls in a text; none when it holds no call."""
+    check_format(form)
+    if form == "hermes":
+        found = _TAGGED.findall(text)
+        parsed = Parsed([], _TAGGED.sub("", text).strip())
+        for inner in found:
+            _read_json(inner, parsed)
+        return parsed
+    inner = _FENCE.search(text)
+    body = (inner[1] if inner else text).strip()
+    parsed = Parsed([], _FENCE.sub("", text).strip() if inner else "")
+    if form == "python":
+        _read_python(body, parsed)
+    else:
+        _read_json(body, parsed)
+    return parsed
+
+
+def _read_json(text: str, parsed: Parsed) -> None:
+    """The first JSON value in the text, and after it whatever follows."""
+    start = min((at for at in (text.find("["), text.find("{")) if at >= 0), default=-1)
+    if start < 0:
+        parsed.rest = f"{parsed.rest} {text}".strip()
+        return
+    try:
+        value, end = json.JSONDecoder().raw_decode(text[start:])
+    except json.JSONDecodeError as error:
+        parsed.notes.append(f"not JSON: {error.msg} at {start + error.pos}")
+        return
+    parsed.rest = " ".join(filter(None, [parsed.rest, text[:start].strip(), text[start + end :].strip()]))
+    for item in value if isinstance(value, list) else [value]:
+        name = item.get("name") if isinstance(item, dict) else None
+        arguments = item.get("arguments", item.get("parameters", {})) if isinstance(item, dict) else None
+        if isinstance(arguments, str):
+            parsed.notes.append("arguments were a text that holds JSON")
+            try:
+                arguments = json.loads(arguments)
+            except json.JSONDecodeError:
+                arguments = None
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            parsed.notes.append(f"no call: {json.dumps(item, ensure_ascii=False)[:80]}")
+            continue
+        parsed.calls.append(Call(name, arguments))
+
+
+def _read_python(text: str, parsed: Parsed) -> None:
+    body = text if text.startswith("[") else f"[{text}]"
+    try:
+        listed = ast.parse(body.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        parsed.notes.append(f"not Python: {error}")
+        return
+    for node in listed.elts if isinstance(listed, ast.List) else [listed]:
+        if not isinstance(node, ast.Call) or node.args:
+            parsed.notes.append(f"no call with named arguments: {ast.unparse(node)[:80]}")
+            continue
+        arguments = {}
+        for keyword in node.keywords:
+            try:
+                arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
+            except ValueError:
+                arguments[str(keyword.arg)] = ast.unparse(keyword.value)
+                parsed.notes.append(f"'{keyword.arg}' is no literal")
+        parsed.calls.append(Call(ast.unparse(node.func), arguments))
+
+
+def constraint(
+    tools: Sequence[ToolSpec], tokenizer: Any, form: str = "json", *, most: int | None = None, size: int = 0
+):
+    """The `JsonConstraint` of calls to these tools, from one to `most` of them.
+
+    Args:
+        most: calls at most; None is any number. size: logits of the model, where it has more than tokens.
+
+    Raises:
+        ConfigError: the form cannot be kept to, or a tool's schema, whose name and place are told.
+    """
+    from core.inference.constrained.automaton import Automaton
+    from core.inference.constrained.constraint import JsonConstraint
+    from core.inference.constrained.json_schema import DEPTH, Compiler, SchemaError
+    from core.inference.constrained.masks import vocabulary_of
+
+    if form == "python":
+        raise ConfigError("calls in Python are not kept to while they are written", hint="use json or hermes")
+    compiler = Compiler({})
+
+    def one() -> Any:
+        pieces = []
+        for tool in tools:
+            compiler.root = tool.parameters
+            schema = {"type": "object", **tool.parameters}
+            head = compiler.b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
+            try:
+                body = compiler.object(schema, f"{tool.name}#", DEPTH)
+            except SchemaError as error:
+                raise ConfigError(f"the schema of '{tool.name}' cannot be kept to: {error.what}", where=error.where,
+                                  hint="constrained: false writes freely") from error  # fmt: skip
+            pieces.append(compiler.b.sequence([head, body, compiler.b.text("}")]))
+        return compiler.b.either(pieces)
+
+    b = compiler.b
+    if form == "json":
+        piece = compiler._listed("[", "]", one, 1, most)
+    else:
+
+        def tagged() -> Any:
+            return b.sequence([b.text("<tool_call>"), one(), b.text("</tool_call>")])
+
+        further = compiler._times(lambda: b.sequence([b.text("\n"), tagged()]), 0, None if most is None else most - 1)
+        piece = b.sequence([tagged(), further])
+    if piece is None:
+        raise ConfigError("no call to these tools is valid")
+    return JsonConstraint(Automaton(b, piece), vocabulary_of(tokenizer, size))

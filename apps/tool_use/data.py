@@ -1,0 +1,175 @@
+"""Questions with tools and the calls that answer them: the leaderboard's files and chat-completions traces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from apps.tool_use.calls import Call
+from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat
+from core.config.registry import Registry
+from core.data.rows import BadRows, jsonl
+from core.errors import DataError
+
+READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
+
+
+@dataclass(frozen=True)
+class ToolExample:
+    """A question, the tools at hand, and what is right.
+
+    Args:
+        context: (role, text) turns before the question.
+        calls: the right calls, to learn; None when they are unknown, empty when no tool should be called.
+        expected: for each call {name: {argument: [values that count]}}; None takes the calls literally.
+        category: of the leaderboard, which says how calls are compared.
+    """
+
+    query: str
+    tools: tuple[ToolSpec, ...]
+    calls: tuple[Call, ...] | None = None
+    expected: tuple[Mapping[str, Any], ...] | None = None
+    category: str = "parallel"
+    context: tuple[tuple[str, str], ...] = ()
+    id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What a tokenizer may be trained on: tools, question and calls as a model sees them."""
+        tools = "\n".join(json.dumps(tool.to_chat()["function"], separators=(",", ":")) for tool in self.tools)
+        return f"{tools}\n{self.query}\n{json.dumps([call.to_dict() for call in self.calls or ()])}"
+
+
+def wanted(example: ToolExample) -> tuple[Mapping[str, Any], ...]:
+    """What each call may be; literal calls as lists of one value."""
+    if example.expected is not None:
+        return example.expected
+    return tuple({c.name: {k: [v] for k, v in c.arguments.items()}} for c in example.calls or ())
+
+
+def first_allowed(expected: Mapping[str, Any]) -> Call:
+    """The call that takes the first value that counts of every argument, leaving out what may be left out."""
+    ((name, arguments),) = expected.items()
+    chosen = {key: values[0] for key, values in arguments.items() if values and values[0] != ""}
+    return Call(name, {key: _first(value) for key, value in chosen.items()})
+
+
+def _first(value: Any) -> Any:
+    """Inside an allowed dictionary every key has its own list of values."""
+    if isinstance(value, dict):
+        return {k: _first(v[0]) for k, v in value.items() if isinstance(v, list) and v and v[0] != ""}
+    if isinstance(value, list):
+        return [_first(item) if isinstance(item, dict) else item for item in value]
+    return value
+
+
+@READERS.register("bfcl")
+def bfcl(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
+    """A category of the Berkeley Function Calling Leaderboard: `{split}.jsonl` and `possible_answer/{split}.jsonl`."""
+    folder, name = Path(path), split or "simple_python"
+    if name not in CATEGORIES:
+        raise DataError("unknown category", file=folder, got=name, expected=", ".join(CATEGORIES))
+    answers: dict[str, Any] = {}
+    answer_file = folder / "possible_answer" / f"{name}.jsonl"
+    if name != "irrelevance":
+        answers = {row["id"]: row["ground_truth"] for _, row in jsonl(answer_file, on_bad)}
+    for number, row in jsonl(folder / f"{name}.jsonl", on_bad):
+        try:
+            turns = row["question"][0]
+            tools = tuple(from_bfcl(document) for document in row["function"])
+            expected = tuple(answers.get(row["id"], ()))
+        except (KeyError, IndexError, TypeError) as error:
+            on_bad.handle(DataError(f"not a row of the leaderboard: {error!r}", file=folder / name, line=number))
+            continue
+        context = tuple((turn["role"], turn["content"]) for turn in turns[:-1])
+        calls = tuple(map(first_allowed, expected))
+        yield ToolExample(turns[-1]["content"], tools, calls, expected, name, context, row["id"])
+
+
+@READERS.register("traces")
+def traces(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
+    """Chat-completions traces, {"messages": […], "tools": […]} a line: an example for each turn that calls tools.
+
+    Checked: call ids pair up, arguments are JSON objects, the tools exist. An error names message and field.
+    """
+    file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
+    for number, row in jsonl(file, on_bad):
+        try:
+            found = list(_trace(row))
+        except DataError as error:
+            placed = DataError(error.what, file=file, line=number, field=error.field, hint=error.hint)
+            on_bad.handle(placed)
+            continue
+        yield from found
+
+
+def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
+    messages, given = row.get("messages"), row.get("tools")
+    if not isinstance(messages, list) or not messages:
+        raise DataError("no messages", field="messages", got=messages, expected="a list of turns")
+    if not isinstance(given, list) or not given:
+        raise DataError("no tools", field="tools", got=given, expected="a list of tools")
+    tools = tuple(from_chat(tool, f"tools[{n}]") for n, tool in enumerate(given))
+    check_tools(tools)
+    names, waiting = {tool.name for tool in tools}, set()
+    context: list[tuple[str, str]] = []
+    for n, message in enumerate(messages):
+        role, at = message.get("role"), f"messages[{n}]"
+        if role == "tool":
+            if message.get("tool_call_id") not in waiting:
+                raise DataError(
+                    "a result without its call", field=f"{at}/tool_call_id", got=message.get("tool_call_id")
+                )
+            waiting.discard(message["tool_call_id"])
+        calls = [
+            _called(call, names, f"{at}/tool_calls[{i}]") for i, call in enumerate(message.get("tool_calls") or [])
+        ]
+        if calls:
+            asked = max((i for i, (r, _) in enumerate(context) if r == "user"), default=None)
+            if asked is None:
+                raise DataError("a call before anybody asked", field=at)
+            if asked == len(context) - 1:
+                yield ToolExample(context[asked][1], tools, tuple(calls), context=tuple(context[:asked]))
+            waiting |= {call.get("id") for call in message["tool_calls"]}
+        context.append((str(role), str(message.get("content") or "")))
+
+
+def _called(given: Mapping[str, Any], names: set[str], at: str) -> Call:
+    inner = given.get("function", given)
+    name, arguments = inner.get("name"), inner.get("arguments", {})
+    if name not in names:
+        raise DataError(
+            "the tool is not among the tools", field=f"{at}/name", got=name, expected=", ".join(sorted(names))
+        )
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"the arguments are not JSON: {error.msg}", field=f"{at}/arguments", got=arguments
+            ) from error
+    if not isinstance(arguments, dict):
+        raise DataError("the arguments are no object", field=f"{at}/arguments", got=arguments, expected="{…}")
+    return Call(name, arguments)
+
+
+@READERS.register("embedded")
+def embedded(path: str | None = None, *, split: str | None = None, on_bad: Any = None) -> Iterator[ToolExample]:
+    """Questions for small tools that the project makes; the tools of split test are new to train and dev."""
+    from apps.tool_use.tasks import tasks
+
+    for number, (question, tools, call) in enumerate(tasks(split or "train")):
+        yield ToolExample(question, tools, (call,), id=str(number))
+
+
+def load_data(
+    path: str | Path | None = None, reader: str = "traces", *, split: str | None = None, limit: int | None = None
+) -> list[ToolExample]:
+    """Read examples into a list: `load_data("bfcl", "bfcl", split="parallel")`."""
+    rows = READERS.get(reader)(path, split=split, on_bad=BadRows("raise"))
+    return list(islice(rows, limit))

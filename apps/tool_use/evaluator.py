@@ -1,0 +1,77 @@
+"""Whether a model called the right tool rightly: the leaderboard's verdicts, and where calls go wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from apps.tool_use.ast_check import AstVerdict, check
+from apps.tool_use.calls import parse
+from apps.tool_use.data import ToolExample, wanted
+from apps.tool_use.spec import ToolSpec
+from core.evaluation.bootstrap import bootstrap_ci
+from core.evaluation.evaluator import BaseEvaluator
+from core.evaluation.report import Metric, Report
+
+
+class ToolUseEvaluator(BaseEvaluator):
+    """Predictions are texts with calls in the form `form` (json, hermes, python)."""
+
+    name = "tool_use"
+    primary = "ast_accuracy"
+    known = ("ast_accuracy", "tool_accuracy", "readable", "schema_valid")
+
+    def score(self, predictions: Sequence[str], examples: Sequence[ToolExample]) -> Report:
+        self.check(predictions, examples)
+        rows: list[dict[str, Any]] = [self._row(text, example) for text, example in zip(predictions, examples)]
+        metrics = {name: _share([row[name] for row in rows]) for name in self.metrics}
+        kinds = Counter(row["error"] for row in rows if row["error"])
+        signature = {"verdicts": "BFCL v4, Python", "errors": dict(kinds.most_common())}
+        worst = [row for row in rows if row["error"]][:20]
+        return Report(self.name, metrics, signature, rows, worst, self.metrics[0])
+
+    def _row(self, text: str, example: ToolExample) -> dict[str, Any]:
+        parsed = parse(text, self.options.get("form", "json"))
+        expected = wanted(example)
+        verdict = judge(example, parsed.calls)
+        called, right = Counter(c.name for c in parsed.calls), Counter(next(iter(e)) for e in expected)
+        by_name = {tool.name: tool for tool in example.tools}
+        valid = (
+            bool(parsed.calls)
+            and not parsed.notes
+            and all(call.name in by_name and fits(by_name[call.name], dict(call.arguments)) for call in parsed.calls)
+        )
+        return {
+            "input": example.query,
+            "reference": str([dict(e) for e in expected])[:400],
+            "prediction": text,
+            "ast_accuracy": 100.0 * verdict.valid,
+            "tool_accuracy": 100.0 * (called == right),
+            "readable": 100.0 * (not parsed.notes and (bool(parsed.calls) or not expected)),
+            "schema_valid": 100.0 * (valid or (not expected and not parsed.calls)),
+            "error": None if verdict.valid else verdict.error,
+            "detail": verdict.detail,
+        }
+
+
+def judge(example: ToolExample, calls: Sequence[Any]) -> AstVerdict:
+    """The leaderboard's verdict; where no call is expected, none may be made."""
+    expected = wanted(example)
+    if not expected:
+        return AstVerdict(not calls, None if not calls else "irrelevance_error:calls", "no tool answers this")
+    return check(example.tools, calls, expected, example.category)
+
+
+def fits(tool: ToolSpec, arguments: Any) -> bool:
+    """Whether arguments are valid under the tool's schema."""
+    from core.inference.constrained.validity import is_valid
+
+    return is_valid(arguments, {"type": "object", **tool.parameters}, tool.parameters)
+
+
+def _share(values: list[float]) -> Metric:
+    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
+    return Metric(float(np.mean(values)), len(values), interval, "%")

@@ -1,0 +1,1 @@
+"""Training methods for tool use, one file each; importing a file registers its methods."""

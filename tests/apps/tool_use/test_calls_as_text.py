@@ -1,0 +1,143 @@
+"""Calls written and read in every form, kept to while they are written, and judged."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from apps.tool_use.ast_check import check, folded
+from apps.tool_use.calls import Call, constraint, parse, render
+from apps.tool_use.data import READERS, load_data
+from apps.tool_use.evaluator import fits
+from apps.tool_use.spec import from_bfcl, from_chat
+from apps.tool_use.tasks import tasks
+from core.config.schema import ModelConfig
+from core.data.rows import BadRows
+from core.errors import ConfigError, DataError
+from core.inference.engines.hf import HfEngine
+from core.inference.request import Request, SamplingParams
+from core.models.load import load_model
+from core.models.tokenizer import train_bpe
+
+CALLS = [Call("f", {"a": 1, "b": "x, é", "c": [True, None]}), Call("g.h", {})]
+F = from_chat({"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}, "required": ["a"]}})
+G = from_chat({"name": "g", "parameters": {"properties": {"s": {"type": "string"}}}})
+
+
+@pytest.mark.parametrize("form", ["json", "hermes", "python"])
+def test_calls_are_read_as_they_were_written(form):
+    text = render(CALLS, form)
+    for shown in (text, f"```json\n{text}\n```", f" {text} "):
+        assert parse(shown, form).calls == CALLS
+    assert parse("I cannot help with that.", form).calls == []
+
+
+def test_what_was_passed_over_is_listed():
+    found = parse('Sure: [{"name": "f", "arguments": "{\\"a\\": 1}"}, {"nam": "g"}] Done.')
+    assert found.calls == [Call("f", {"a": 1})] and found.rest == "Sure: Done."
+    assert len(found.notes) == 2 and "no call" in found.notes[1]
+    assert parse('[{"name": "f", "argum').notes[0].startswith("not JSON")
+    assert parse("[f(1)]", "python").notes and not parse("[f(1)]", "python").calls
+    assert parse("[f(a=b)]", "python").notes == ["'a' is no literal"]
+
+
+@pytest.mark.parametrize("form", ["json", "hermes"])
+def test_calls_kept_to_while_written_are_valid_whatever_the_weights(form):
+    tokenizer = train_bpe(["".join(map(chr, range(32, 127))), "<tool_call>\n"] * 20, 400)
+    engine = HfEngine(load_model(ModelConfig(preset="tiny"), tokenizer, seed=1), tokenizer)
+    kept = constraint([F, G], tokenizer, form, most=2)
+    for seed in range(6):
+        (output,) = engine.generate(
+            [Request([5, 6], constraint=kept)], SamplingParams(max_new_tokens=150, temperature=2.0, seed=seed)
+        )
+        found = parse(output.text, form)
+        assert 1 <= len(found.calls) <= 2 and not found.notes and not found.rest, output.text
+        for call in found.calls:
+            assert fits({"f": F, "g": G}[call.name], dict(call.arguments)), output.text
+
+
+def test_a_schema_that_cannot_be_kept_names_its_tool():
+    bad = from_chat({"name": "bad", "parameters": {"properties": {"x": {"not": {}}}}})
+    tokenizer = train_bpe(["".join(map(chr, range(32, 127)))] * 20, 400)
+    with pytest.raises(ConfigError, match="'bad'"):
+        constraint([F, bad], tokenizer)
+    with pytest.raises(ConfigError, match="Python"):
+        constraint([F], tokenizer, "python")
+
+
+TYPED = from_bfcl({"name": "t", "parameters": {"type": "dict", "required": ["n"], "properties": {
+    "n": {"type": "float"}, "s": {"type": "string"}, "l": {"type": "array", "items": {"type": "integer"}},
+    "d": {"type": "dict"}, "b": {"type": "boolean"},
+}}})  # fmt: skip
+EXPECTED = [
+    {"t": {"n": [2.0], "s": ["", "New York, NY"], "l": ["", [1, 2]], "d": ["", {"k": ["v", ""]}], "b": ["", True]}}
+]
+
+
+@pytest.mark.parametrize(
+    "arguments, error",
+    [
+        ({"n": 2}, None),
+        ({"n": 2.0, "s": "new york ny"}, None),
+        ({"n": 2.0, "l": [1, 2], "d": {}, "b": True}, None),
+        ({}, "simple_function_checker:missing_required"),
+        ({"n": 2, "x": 1}, "simple_function_checker:unexpected_param"),
+        ({"n": "2"}, "type_error:simple"),
+        ({"n": 3}, "value_error:others"),
+        ({"n": 2, "s": "Boston"}, "value_error:string"),
+        ({"n": 2, "l": [2, 1]}, "value_error:list/tuple"),
+        ({"n": 2, "b": 1}, "type_error:simple"),
+        ({"n": 2, "d": {"z": 1}}, "value_error:dict_key"),
+        ({"n": 2, "d": {"k": "w"}}, "value_error:dict_value"),
+    ],
+)
+def test_verdicts_by_hand(arguments, error):
+    verdict = check([TYPED], [Call("t", arguments)], EXPECTED, "simple_python")
+    assert verdict.error == error and verdict.valid == (error is None)
+
+
+def test_calls_at_once_match_in_any_order():
+    expected = [{"t": {"n": [1.0]}}, {"t": {"n": [2.0]}}]
+    calls = [Call("t", {"n": 2}), Call("t", {"n": 1})]
+    assert check([TYPED], calls, expected, "parallel").valid
+    assert check([TYPED], calls[:1], expected, "parallel").error.endswith("wrong_count")
+    assert check([TYPED], [calls[0]] * 2, expected, "parallel").error.endswith("cannot_find_match")
+    assert folded("A-b c.'") == 'abc"'
+
+
+def test_traces_are_checked(tmp_path):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ask, act = {"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": [call]}
+    done = {"role": "tool", "tool_call_id": "1", "content": "ok"}
+    good = {"messages": [ask, act, done, {"role": "assistant", "content": "done"}], "tools": tools}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(good) + "\n")
+    (example,) = load_data(file)
+    assert example.query == "go" and example.calls == (Call("f"),)
+    wrong = {**call, "function": {"name": "g", "arguments": "{}"}}
+    torn = {**call, "function": {"name": "f", "arguments": "{"}}
+    for messages, part in (
+        ([ask, act, {**done, "tool_call_id": "2"}], "messages[2]/tool_call_id"),
+        ([ask, {**act, "tool_calls": [wrong]}], "messages[1]/tool_calls[0]/name"),
+        ([ask, {**act, "tool_calls": [torn]}], "not JSON"),
+        ([act], "before anybody asked"),
+        ([], "no messages"),
+    ):
+        file.write_text(json.dumps({"messages": messages, "tools": tools}) + "\n")
+        with pytest.raises(DataError) as error:
+            load_data(file)
+        assert part in str(error.value) and error.value.line == 1
+        bad = BadRows("skip")
+        assert list(READERS.get("traces")(str(file), on_bad=bad)) == [] and bad.count == 1
+
+
+def test_shipped_tasks_keep_new_tools_for_the_test():
+    train, test = tasks("train"), tasks("test")
+    seen = {tool.name for _, tools, _ in train for tool in tools}
+    assert not seen & {tool.name for _, tools, _ in test for tool in tools} and train == tasks("train")
+    for _, tools, call in random.Random(0).sample(train, 100):
+        tool = next(t for t in tools if t.name == call.name)
+        assert fits(tool, dict(call.arguments)) and len(tools) == 2
