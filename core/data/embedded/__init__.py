@@ -78,9 +78,13 @@ def monolingual(lang: str, limit: int | None = None, seed: int = 0) -> list[str]
     """Training-side sentences of one language, drawn apart from the pairs and from the other language."""
     if lang not in ("de", "en"):
         raise DataError("unknown language of the embedded corpus", got=lang, expected="de, en")
-    size = limit or MONOLINGUAL
-    rows = [getattr(s, lang) for s, _ in zip(_generate("train", lang, seed), range(size))]
-    return [*(pair[lang == "en"] for pair in handwritten()), *rows][:size]
+    return list(_monolingual(lang, limit or MONOLINGUAL, seed))
+
+
+@functools.lru_cache(maxsize=4)
+def _monolingual(lang: str, size: int, seed: int) -> tuple[str, ...]:
+    rows = (getattr(s, lang) for s, _ in zip(_generate("train", lang, seed), range(size)))
+    return tuple(itertools.islice(itertools.chain((pair[lang == "en"] for pair in handwritten()), rows), size))
 
 
 def denoising(lang: str, limit: int | None = None, seed: int = 0) -> list[str]:
