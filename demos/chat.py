@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +122,7 @@ class Page:
                 "seconds": f"{time.perf_counter() - start:.1f}",
             }
         )
-        return "", summary, metrics, plot, worst, _archive(report)
+        return "", summary, metrics, plot, worst, look.archive(report)
 
 
 _MEANING = {
@@ -155,28 +153,14 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     return json.loads(text)
 
 
-def _archive(report: Any) -> str:
-    folder = Path(tempfile.mkdtemp(prefix="graft-report-"))
-    report.save(folder)
-    archive = folder / "chat-report.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name in ("report.json", "predictions.jsonl"):
-            bundle.write(folder / name, name)
-    return str(archive)
-
-
 def describe(pipeline: ChatPipeline) -> list[str]:
     """Chips of the header: what is loaded, its size and where it runs."""
     from apps.chat import prompts
 
-    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
-    if folder.name in ("model", "merged"):
-        folder = Path(folder.parent.parent.name, folder.parent.name)
-    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
-    model = getattr(pipeline.engine, "model", None)
-    if model is not None:
-        chips += [f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", str(pipeline.engine.device)]
-    return [*chips, f"template {prompts.chosen(pipeline.config.template or 'auto', pipeline.tokenizer)}"]
+    return [
+        *look.model_chips(pipeline),
+        f"template {prompts.chosen(pipeline.config.template or 'auto', pipeline.tokenizer)}",
+    ]
 
 
 def build(pipeline: ChatPipeline) -> gr.Blocks:
@@ -251,13 +235,5 @@ def _evaluate_tab(page: Page) -> None:
     )  # fmt: skip
     outputs = [problem, summary, metrics, plot, worst, download]
 
-    def shown(result: tuple) -> list[Any]:
-        banner, facts, table, svg, rows, archive = result
-        there = archive is not None
-        return [
-            banner, facts or look.empty("Nothing was scored."), gr.Dataframe(table, visible=there), svg,
-            gr.Dataframe(rows, visible=there), gr.DownloadButton(value=archive, visible=there),
-        ]  # fmt: skip
-
-    go.click(lambda given: shown(page.evaluate(given)), [file], outputs, api_name="evaluate")
-    sample.click(lambda: shown(page.evaluate_sample()), None, outputs, api_name="evaluate_sample")
+    go.click(lambda given: look.report_shown(page.evaluate(given)), [file], outputs, api_name="evaluate")
+    sample.click(lambda: look.report_shown(page.evaluate_sample()), None, outputs, api_name="evaluate_sample")

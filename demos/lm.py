@@ -7,11 +7,8 @@ directly; an error of the library is shown in the library's words.
 from __future__ import annotations
 
 import html
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -121,7 +118,7 @@ class Page:
                 "seconds": f"{time.perf_counter() - start:.1f}",
             }
         )
-        return "", summary, table, plot, worst, _archive(report)
+        return "", summary, table, plot, worst, look.archive(report)
 
 
 _MEANING = {
@@ -142,26 +139,9 @@ def coloured(pieces: Sequence[tuple[str, float]]) -> str:
     return f'<div class="graft-label">{label}</div><pre class="graft-prompt">{"".join(spans)}</pre>'
 
 
-def _archive(report: Any) -> str:
-    """report.json and predictions.jsonl in one file to download."""
-    folder = Path(tempfile.mkdtemp(prefix="graft-report-"))
-    report.save(folder)
-    archive = folder / "lm-report.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name in ("report.json", "predictions.jsonl"):
-            bundle.write(folder / name, name)
-    return str(archive)
-
-
 def describe(pipeline: LmPipeline) -> list[str]:
     """Chips of the header: what is loaded, its size and where it runs."""
-    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
-    if folder.name in ("model", "merged"):
-        folder = Path(folder.parent.parent.name, folder.parent.name)
-    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
-    model = getattr(pipeline.engine, "model", None)
-    if model is not None:
-        chips += [f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", str(pipeline.engine.device)]
+    chips = look.model_chips(pipeline)
     if pipeline.tokenizer is not None:
         chips.append(f"{len(pipeline.tokenizer):,} tokens")
     return chips
@@ -254,17 +234,15 @@ def _measure_tab(page: Page) -> None:
     )
     outputs = [problem, summary, metrics, plot, worst, download]
 
-    def shown(result: tuple) -> list[Any]:
-        banner, facts, table, svg, rows, archive = result
-        there = archive is not None
-        return [
-            banner,
-            facts or look.empty("Nothing was measured."),
-            gr.Dataframe(table, visible=there),
-            svg,
-            gr.Dataframe(rows, visible=there),
-            gr.DownloadButton(value=archive, visible=there),
-        ]
-
-    go.click(lambda given: shown(page.measure(given)), [file], outputs, api_name="measure")
-    sample.click(lambda: shown(page.measure_sample()), None, outputs, api_name="measure_sample")
+    go.click(
+        lambda given: look.report_shown(page.measure(given), "Nothing was measured."),
+        [file],
+        outputs,
+        api_name="measure",
+    )
+    sample.click(
+        lambda: look.report_shown(page.measure_sample(), "Nothing was measured."),
+        None,
+        outputs,
+        api_name="measure_sample",
+    )

@@ -1,4 +1,4 @@
-"""How every demo looks: theme, style sheet, and small pieces of HTML (header, banner, facts, histogram).
+"""How every demo looks: theme, style sheet, small pieces of HTML (header, banner, facts, histogram), a report's parts.
 
 Everything is drawn here and nothing is fetched: fonts are the reader's own, plots are inline SVG. Text from users and
 models is escaped. Nothing here knows of an app.
@@ -7,7 +7,10 @@ models is escaped. Nothing here knows of an app.
 from __future__ import annotations
 
 import html
+import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -119,6 +122,46 @@ def header(title: str, text: str, chips: Sequence[str]) -> str:
         f'<div class="graft-head"><div><h1><span>graft</span> {html.escape(title)}</h1><p>{html.escape(text)}</p></div>'
         f'<div class="graft-chips">{marks}</div></div>'
     )
+
+
+def model_chips(pipeline: Any) -> list[str]:
+    """Chips of the header: what is loaded, its size and where it runs."""
+    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
+    if folder.name in ("model", "merged"):
+        folder = Path(folder.parent.parent.name, folder.parent.name)
+    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
+    model = getattr(pipeline.engine, "model", None)
+    if model is not None:
+        chips += [f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", str(pipeline.engine.device)]
+    return chips
+
+
+def archive(report: Any) -> str:
+    """A report's report.json and predictions.jsonl in one file to download, named after the report."""
+    folder = Path(tempfile.mkdtemp(prefix="graft-report-"))
+    report.save(folder)
+    bundled = folder / f"{report.name}-report.zip"
+    with zipfile.ZipFile(bundled, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name in ("report.json", "predictions.jsonl"):
+            bundle.write(folder / name, name)
+    return str(bundled)
+
+
+def report_shown(result: tuple, nothing: str = "Nothing was scored.") -> list[Any]:
+    """(banner, summary, metric rows, plot, worst rows, archive) as updates of the parts that show a report.
+
+    Tables and download appear when there is an archive. `nothing` stands where there is no summary.
+    """
+    problem, summary, metrics, plot, worst, bundled = result
+    there = bundled is not None
+    return [
+        problem,
+        summary or empty(nothing),
+        gr.Dataframe(metrics, visible=there),
+        plot,
+        gr.Dataframe(worst, visible=there),
+        gr.DownloadButton(value=bundled, visible=there),
+    ]
 
 
 def banner(problem: GraftError | Sequence[str] | None) -> str:

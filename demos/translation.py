@@ -6,9 +6,7 @@ functions of the page's values, so tests call them directly; an error of the lib
 
 from __future__ import annotations
 
-import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +175,7 @@ class Page:
                 "seconds": f"{time.perf_counter() - start:.1f}",
             }
         )
-        return look.banner(notes), summary, metrics, plot, worst, _archive(report)
+        return look.banner(notes), summary, metrics, plot, worst, look.archive(report)
 
 
 def parse_terms(text: str) -> list[tuple[str, str]]:
@@ -202,28 +200,9 @@ def _note(signature: Any) -> str:
     return str(signature)
 
 
-def _archive(report: Any) -> str:
-    """report.json and predictions.jsonl in one file to download."""
-    folder = Path(tempfile.mkdtemp(prefix="graft-report-"))
-    report.save(folder)
-    archive = folder / "translation-report.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name in ("report.json", "predictions.jsonl"):
-            bundle.write(folder / name, name)
-    return str(archive)
-
-
 def describe(pipeline: TranslationPipeline) -> list[str]:
     """Chips of the header: what is loaded, its size and where it runs."""
-    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
-    if folder.name in ("model", "merged"):
-        folder = Path(folder.parent.parent.name, folder.parent.name)
-    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
-    model = getattr(pipeline.engine, "model", None)
-    if model is not None:
-        count = sum(p.numel() for p in model.parameters())
-        chips += [f"{count / 1e6:.1f}M parameters", str(pipeline.engine.device)]
-    return [*chips, f"template {pipeline.template.name}"]
+    return [*look.model_chips(pipeline), f"template {pipeline.template.name}"]
 
 
 def build(pipeline: TranslationPipeline) -> gr.Blocks:
@@ -344,23 +323,11 @@ def _evaluate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: str
     )
     outputs = [problem, summary, metrics, plot, worst, download]
 
-    def shown(result: tuple) -> list[Any]:
-        banner, facts, table, svg, rows_, archive = result
-        there = archive is not None
-        return [
-            banner,
-            facts or look.empty("Nothing was scored."),
-            gr.Dataframe(table, visible=there),
-            svg,
-            gr.Dataframe(rows_, visible=there),
-            gr.DownloadButton(value=archive, visible=there),
-        ]
-
     def evaluate(*values: Any) -> list[Any]:
-        return shown(page.evaluate(*values))
+        return look.report_shown(page.evaluate(*values))
 
     def evaluate_sample(*values: Any) -> list[Any]:
-        return shown(page.evaluate_sample(*values))
+        return look.report_shown(page.evaluate_sample(*values))
 
     inputs = [hypotheses, references, sources, rows, source_language, target_language]
     go.click(evaluate, inputs, outputs, api_name="evaluate")

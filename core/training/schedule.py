@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from core.config.schema import TrainConfig
 
@@ -31,3 +32,17 @@ def schedule(config: TrainConfig, total: int) -> Callable[[int], float]:
         return 1.0
 
     return factor
+
+
+class Scheduled:
+    """Mixin for a Trainer with a `train_config`: the learning rate follows the recipe."""
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        trainer: Any = self
+        if trainer.lr_scheduler is None:
+            from torch.optim.lr_scheduler import LambdaLR
+
+            factor = schedule(trainer.train_config, num_training_steps)
+            trainer.lr_scheduler = LambdaLR(optimizer or trainer.optimizer, factor)
+            trainer._created_lr_scheduler = True
+        return trainer.lr_scheduler

@@ -22,7 +22,7 @@ from core.models.varlen import borders_of, packed
 from core.objectives.losses import CrossEntropy, places_of, token_loss
 from core.training.masters import MasterAdamW, train_in
 from core.training.saving import Saving
-from core.training.schedule import schedule
+from core.training.schedule import Scheduled
 from core.training.speed import HostInputs, made_fast, recomputes_from_host
 
 
@@ -72,7 +72,7 @@ class EpochSampler(Sampler[int]):
         return iter([*torch.randperm(rows, generator=generator).tolist(), *range(rows, self.size)])
 
 
-class SupervisedTrainer(Saving, Trainer):
+class SupervisedTrainer(Scheduled, Saving, Trainer):
     """Trainer for rows with labels.
 
     Args:
@@ -167,14 +167,6 @@ class SupervisedTrainer(Saving, Trainer):
         if fresh and self.backend.precision.params == "bf16":
             self.optimizer = optimizer = MasterAdamW(optimizer.param_groups, self.backend.optimizer_step != "plain")
         return optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
-        if self.lr_scheduler is None:
-            factor = schedule(self.train_config, num_training_steps)
-            chosen: Any = optimizer or self.optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(chosen, factor)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
 
 def attention_for(inputs: dict[str, Any], device: torch.device) -> AbstractContextManager:

@@ -19,13 +19,13 @@ from transformers import TrainingArguments
 from core.config.schema import BackendConfig, TrainConfig
 from core.errors import ConfigError
 from core.training.saving import Saving
-from core.training.schedule import schedule
+from core.training.schedule import Scheduled
 from core.training.trainer import EpochSampler
 
 KEPT_BY_THE_FRAME = ("remove_unused_columns", "label_names", "do_train", "do_eval", "do_predict")
 
 
-class Frame(Saving):
+class Frame(Scheduled, Saving):
     """Mixin: `class DpoTrainer(Frame, trl.DPOTrainer)`.
 
     Attributes:
@@ -76,13 +76,6 @@ class Frame(Saving):
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         return EpochSampler(len(dataset), self.args.seed)
-
-    def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None:
-            factor = schedule(self.train_config, num_training_steps)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
