@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from apps.tool_use import schema
 from apps.tool_use.ast_check import AstVerdict, check
 from apps.tool_use.calls import parse
 from apps.tool_use.data import ToolExample, wanted
-from apps.tool_use.spec import ToolSpec
+from core.errors import BackendUnavailable
 from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
 from core.evaluation.report import Metric, Report
@@ -26,35 +27,43 @@ class ToolUseEvaluator(BaseEvaluator):
 
     def score(self, predictions: Sequence[str], examples: Sequence[ToolExample]) -> Report:
         self.check(predictions, examples)
-        rows: list[dict[str, Any]] = [self._row(text, example) for text, example in zip(predictions, examples)]
-        metrics = {name: _share([row[name] for row in rows]) for name in self.metrics}
+        skipped = None
+        try:
+            schema.library()
+        except BackendUnavailable as error:
+            skipped = f"{error.what}; {error.hint}"
+        rows = [self._row(text, example, skipped is None) for text, example in zip(predictions, examples)]
+        metrics = {
+            name: Metric(None, 0, unit="%", skipped=skipped) if name == "schema_valid" and skipped else
+            _share([row[name] for row in rows])
+            for name in self.metrics
+        }  # fmt: skip
         kinds = Counter(row["error"] for row in rows if row["error"])
         signature = {"verdicts": "BFCL v4, Python", "errors": dict(kinds.most_common())}
         worst = [row for row in rows if row["error"]][:20]
         return Report(self.name, metrics, signature, rows, worst, self.metrics[0])
 
-    def _row(self, text: str, example: ToolExample) -> dict[str, Any]:
+    def _row(self, text: str, example: ToolExample, validates: bool) -> dict[str, Any]:
         parsed = parse(text, self.options.get("form", "json"))
         expected = wanted(example)
         verdict = judge(example, parsed.calls)
         called, right = Counter(c.name for c in parsed.calls), Counter(next(iter(e)) for e in expected)
-        by_name = {tool.name: tool for tool in example.tools}
-        valid = (
-            bool(parsed.calls)
-            and not parsed.notes
-            and all(call.name in by_name and fits(by_name[call.name], dict(call.arguments)) for call in parsed.calls)
-        )
-        return {
+        row = {
             "input": example.query,
             "reference": str([dict(e) for e in expected])[:400],
             "prediction": text,
             "ast_accuracy": 100.0 * verdict.valid,
             "tool_accuracy": 100.0 * (called == right),
             "readable": 100.0 * (not parsed.notes and (bool(parsed.calls) or not expected)),
-            "schema_valid": 100.0 * (valid or (not expected and not parsed.calls)),
             "error": None if verdict.valid else verdict.error,
             "detail": verdict.detail,
         }
+        if validates:
+            tools = {tool.name: tool for tool in example.tools}
+            fit = [c.name in tools and not schema.problem(tools[c.name], dict(c.arguments)) for c in parsed.calls]
+            valid = bool(fit) and all(fit) and not parsed.notes
+            row["schema_valid"] = 100.0 * (valid or (not expected and not parsed.calls))
+        return row
 
 
 def judge(example: ToolExample, calls: Sequence[Any]) -> AstVerdict:
@@ -63,13 +72,6 @@ def judge(example: ToolExample, calls: Sequence[Any]) -> AstVerdict:
     if not expected:
         return AstVerdict(not calls, None if not calls else "irrelevance_error:calls", "no tool answers this")
     return check(example.tools, calls, expected, example.category)
-
-
-def fits(tool: ToolSpec, arguments: Any) -> bool:
-    """Whether arguments are valid under the tool's schema."""
-    from core.inference.constrained.validity import is_valid
-
-    return is_valid(arguments, {"type": "object", **tool.parameters}, tool.parameters)
 
 
 def _share(values: list[float]) -> Metric:

@@ -10,7 +10,7 @@ import pytest
 from apps.tool_use.ast_check import check, folded
 from apps.tool_use.calls import Call, constraint, parse, render
 from apps.tool_use.data import READERS, load_data
-from apps.tool_use.evaluator import fits
+from apps.tool_use.schema import problem
 from apps.tool_use.spec import from_bfcl, from_chat
 from apps.tool_use.tasks import tasks
 from core.config.schema import ModelConfig
@@ -55,7 +55,7 @@ def test_calls_kept_to_while_written_are_valid_whatever_the_weights(form):
         found = parse(output.text, form)
         assert 1 <= len(found.calls) <= 2 and not found.notes and not found.rest, output.text
         for call in found.calls:
-            assert fits({"f": F, "g": G}[call.name], dict(call.arguments)), output.text
+            assert problem({"f": F, "g": G}[call.name], dict(call.arguments)) is None, output.text
 
 
 def test_a_schema_that_cannot_be_kept_names_its_tool():
@@ -140,4 +140,4 @@ def test_shipped_tasks_keep_new_tools_for_the_test():
     assert not seen & {tool.name for _, tools, _ in test for tool in tools} and train == tasks("train")
     for _, tools, call in random.Random(0).sample(train, 100):
         tool = next(t for t in tools if t.name == call.name)
-        assert fits(tool, dict(call.arguments)) and len(tools) == 2
+        assert problem(tool, dict(call.arguments)) is None and len(tools) == 2
