@@ -20,10 +20,10 @@ import gradio as gr
 
 from apps.rtl import RtlEvaluator, RtlPipeline
 from apps.rtl.example import RtlExample, example_from
-from apps.rtl.reading import json_lines
 from apps.rtl.recorded import examples
 from apps.rtl.verdict import RtlVerdict
 from apps.rtl.verifier import feedback
+from core.data.reading import json_lines
 from core.errors import AppInputError, DataError, GraftError
 from core.execution import Sandbox
 from core.inference.refine import LoopEvent

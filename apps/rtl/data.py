@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from apps.rtl.example import RtlExample, completed, example_from, to_jsonl
-from apps.rtl.reading import fields, json_lines, read_text, reject, required
 from apps.rtl.source import module_names, renamed, top_of
 from core.config.registry import Registry
+from core.data.reading import fields, json_lines, read_text, reject, required
 from core.errors import ConfigError, DataError
 
 __all__ = ["READERS", "STAND_INS", "RtlExample", "example_from", "load_data", "to_jsonl"]

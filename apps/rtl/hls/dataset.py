@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apps.rtl.reading import fields, json_lines, read_text, reject, required
+from core.data.reading import fields, json_lines, read_text, reject, required
 from core.errors import DataError
 
 LOGIC = {

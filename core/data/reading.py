@@ -1,4 +1,4 @@
-"""Reading files for the loaders: JSON lines and folders of text, with the place of whatever is wrong."""
+"""Reading data files: JSON lines and folders of text, with the place of whatever is wrong."""
 
 from __future__ import annotations
 
