@@ -309,6 +309,8 @@ def _judged(code: str, run: ExecResult, bench: Bench, facts: GoldenFacts) -> Rtl
     common["cached"] = run.cached
     if run.status in ("sandbox_error", "tool_missing"):
         return RtlVerdict("E", detail=run.why or run.last.err[:200], **common)
+    if not run.steps:
+        return RtlVerdict("E", detail=f"the sandbox ended before its first step: {run.status}", **common)
     if run.steps[0].status != "ok":
         if run.steps[0].status != "nonzero":
             return RtlVerdict("C", detail=f"the compiler was stopped: {run.steps[0].status}", **common)

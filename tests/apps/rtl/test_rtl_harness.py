@@ -32,6 +32,15 @@ def stock():
     return RtlHarness(mode="v2", limits=QUICK)
 
 
+def test_a_sandbox_that_is_stopped_before_its_first_step_is_an_error_of_the_run(harness, monkeypatch):
+    from core.execution.policy import ExecResult
+
+    harness.facts(problem())
+    monkeypatch.setattr("apps.rtl.harness.RtlHarness._run", lambda *_: ExecResult("timeout"))
+    verdict = harness.verify(problem(), reference_as_candidate(problem()) + "// stopped\n")
+    assert verdict.letter == "E" and "before its first step: timeout" in verdict.detail
+
+
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_gets_no_pass(harness, name):
     verdict = harness.verify(problem(), CHEATS[name])
