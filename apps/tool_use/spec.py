@@ -137,12 +137,26 @@ def _plain_name(name: str) -> str:
     return f"get_{text}" if not text or text[0].isdigit() else text
 
 
+@dataclass(frozen=True)
+class Route:
+    """Where an operation of an OpenAPI document is called, and each argument's place: path, query, header or body."""
+
+    verb: str
+    path: str
+    places: Mapping[str, str]
+
+
 def from_openapi(document: Mapping[str, Any]) -> list[ToolSpec]:
     """One tool for each operation of an OpenAPI 3 document: path, query and body parameters together.
 
     Raises:
         DataError: no paths, or a parameter without a schema, with its place.
     """
+    return [tool for tool, _ in openapi_operations(document)]
+
+
+def openapi_operations(document: Mapping[str, Any]) -> list[tuple[ToolSpec, Route]]:
+    """The tools of `from_openapi` with their routes."""
     paths = document.get("paths")
     if not isinstance(paths, Mapping) or not paths:
         raise DataError("the document has no paths", field="paths", hint="give an OpenAPI 3 document")
@@ -151,13 +165,14 @@ def from_openapi(document: Mapping[str, Any]) -> list[ToolSpec]:
         for verb in ("get", "post", "put", "patch", "delete"):
             if isinstance(item, Mapping) and verb in item:
                 found.append(_operation(document, path, verb, item))
-    check_tools(found)
+    check_tools([tool for tool, _ in found])
     return found
 
 
-def _operation(document: Mapping[str, Any], path: str, verb: str, item: Mapping[str, Any]) -> ToolSpec:
+def _operation(document: Mapping[str, Any], path: str, verb: str, item: Mapping[str, Any]) -> tuple[ToolSpec, Route]:
     operation, at = item[verb], f"paths/{path}/{verb}"
     properties: dict[str, Any] = {}
+    places: dict[str, str] = {}
     required: list[str] = []
     for number, given in enumerate([*item.get("parameters", []), *operation.get("parameters", [])]):
         parameter = _referred(document, given)
@@ -165,15 +180,18 @@ def _operation(document: Mapping[str, Any], path: str, verb: str, item: Mapping[
             raise DataError("a parameter has a name and a schema", field=f"{at}/parameters/{number}", got=given)
         schema = _inlined(document, parameter["schema"])
         properties[parameter["name"]] = {"description": parameter.get("description", ""), **schema}
+        places[parameter["name"]] = parameter.get("in", "query")
         if parameter.get("required") or parameter.get("in") == "path":
             required.append(parameter["name"])
     content = _referred(document, operation.get("requestBody", {})).get("content", {})
     body = _inlined(document, content.get("application/json", {}).get("schema", {}))
     properties.update(body.get("properties", {}))
+    places.update(dict.fromkeys(body.get("properties", {}), "body"))
     required += [name for name in body.get("required", []) if name not in required]
     name = operation.get("operationId") or re.sub("_+", "_", _plain_name(f"{verb}_{path}"))
     text = operation.get("summary") or operation.get("description") or ""
-    return ToolSpec(name, text, {"type": "object", "properties": properties, "required": required})
+    tool = ToolSpec(name, text, {"type": "object", "properties": properties, "required": required})
+    return tool, Route(verb, path, places)
 
 
 def _referred(document: Mapping[str, Any], given: Any) -> Any:
