@@ -175,6 +175,13 @@ def merge_blocks(base: Any, over: Any) -> Any:
     return copy.deepcopy(over)
 
 
+def app_of(recipe: Recipe) -> App:
+    """The app of a recipe, with the rooms of its last method where those are of another kind."""
+    app = get_app(recipe.app)
+    last = recipe.stages[-1].method if recipe.stages else recipe.method
+    return app.rooms.get(last or "", app)
+
+
 def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
     """The chain of stages, each with the recipe it sees and its method's typed options."""
     app = get_app(recipe.app)
@@ -235,7 +242,7 @@ def _methods_of(app: App) -> list[str]:
 def _check(recipe: Recipe, places: Places) -> None:
     if not recipe.app:
         raise ConfigError("the recipe names no app", where=places.of(()), hint="add app: translation")
-    app = get_app(recipe.app)
+    app = app_of(recipe)
     if recipe.model.path and recipe.model.preset:
         raise ConfigError("give either model.path or model.preset, not both", where=places.of(("model", "preset")))
     if not recipe.model.path and not recipe.model.preset:
@@ -334,7 +341,7 @@ def smoke(recipe: Recipe) -> Recipe:
 
     Sources whose files are not here are replaced by the app's stand-in reader, so every recipe can be tried.
     """
-    app = get_app(recipe.app)
+    app = app_of(recipe)
     raw = copy.deepcopy(recipe.source.raw) if recipe.source else recipe.to_dict()
     places = recipe.source.places if recipe.source else Places("recipe")
     model = raw.get("model") or {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -275,6 +275,7 @@ class App:
         model: "module:function", called like `core.training.build.build_base`, for apps whose model is not a causal
             language model; empty takes that one.
         smoke_tokens: new tokens that an answer needs at least, for the small form of a recipe.
+        rooms: method → an `App` with the rooms of methods whose model or examples are of another kind.
     """
 
     name: str
@@ -284,6 +285,7 @@ class App:
     methods: tuple[str, ...] = field(default=())
     model: str = ""
     smoke_tokens: int = 8
+    rooms: Mapping[str, App] = field(default_factory=dict)
 
     @cached_property
     def build_model(self) -> Callable[..., Any] | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.config.load import app_of
 from core.config.registry import App, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import EvalConfig, SourceConfig
@@ -78,19 +79,18 @@ def evaluate(
     sampling: dict[str, Any] | None = None,
 ) -> Report:
     """Score a run folder or a model folder on `sources`, by default on the run's own evaluation data."""
-    config = EvalConfig()
+    config, chosen = EvalConfig(), get_app(app) if app else None
     try:
         recipe = RunFolder.open(target).recipe()
-        app, config = app or recipe.app, recipe.eval
+        chosen, config = chosen or app_of(recipe), recipe.eval
         sources = sources or recipe.data.eval
     except GraftError:
-        if app is None or sources is None:
+        if chosen is None or sources is None:
             raise ConfigError(
                 "a folder that is no run needs --app and --data",
                 where=str(target),
                 hint="graft eval MODEL --app translation --data FILE",
             ) from None
-    chosen = get_app(app)
     config.metrics = list(metrics) or config.metrics
     examples = read_sources(chosen, sources, BadRows("raise", None))[: limit or config.limit]
     with chosen.pipeline_cls.from_pretrained(target) as pipeline:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config.files import read_json, write_json
-from core.config.load import ResolvedStage, resolve_stages
-from core.config.registry import App, get_app
+from core.config.load import ResolvedStage, app_of, resolve_stages
+from core.config.registry import App
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
 from core.data.rows import BadRows, Examples, read_sources
@@ -60,7 +60,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     start = time.time()
     if is_main():
         run.set_status("running")
-    app, stages = get_app(recipe.app), resolve_stages(recipe)
+    app, stages = app_of(recipe), resolve_stages(recipe)
     check_select(app, stages)
     device = pick_device(recipe.backend.device)
     join(device)
@@ -116,7 +116,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     from core.models.load import load_tokenizer
     from core.training.prepare import prepare_data, step_sizes
 
-    app, stages = get_app(recipe.app), resolve_stages(recipe)
+    app, stages = app_of(recipe), resolve_stages(recipe)
     data = [_read(app, stage.recipe, None) for stage in stages]
     tokenizer = load_tokenizer(recipe.model, _texts(app, data))
     rows = []

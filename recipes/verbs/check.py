@@ -26,8 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.config.load import dump_yaml, load_recipe, resolve_stages, smoke
-    from core.config.registry import get_app
+    from core.config.load import app_of, dump_yaml, load_recipe, resolve_stages, smoke
     from core.training.evaluate import check_select
 
     start = time.perf_counter()
@@ -42,26 +41,25 @@ def run(options: argparse.Namespace) -> int:
         for source in (*stage.recipe.data.train, *stage.recipe.data.eval):
             if source not in seen:
                 seen.append(source)
-                print(check_source(recipe.app, source, stage.recipe.data.on_bad))
+                print(check_source(app_of(recipe), source, stage.recipe.data.on_bad))
     check_model(recipe)
-    check_select(get_app(recipe.app), stages)
+    check_select(app_of(recipe), stages)
     methods = ", ".join(stage.method for stage in stages)
     seconds = time.perf_counter() - start
     print(f"{recipe.app}: {len(stages)} stage(s) {methods}; recipe is valid ({seconds:.1f} s)")
     return 0
 
 
-def check_source(app_name: str, source, on_bad: str) -> str:
+def check_source(app, source, on_bad: str) -> str:
     """Read the first rows of one source. Returns the line to print; raises `DataError` with file and line."""
     from core.config.load import missing_variables
-    from core.config.registry import get_app
     from core.data.rows import BadRows
     from core.errors import DataError
 
     for name in missing_variables(source.path):
         raise DataError(f"the environment variable {name} is not set", file=source.path, hint=f"export {name}=…")
     bad = BadRows(on_bad, None)
-    reader = get_app(app_name).readers.get(source.reader)
+    reader = app.readers.get(source.reader)
     rows = list(itertools.islice(reader(source.path, split=source.split, on_bad=bad, **source.with_), ROWS))
     if not rows:
         raise DataError("the source has no rows", file=source.path or source.reader)
