@@ -4,8 +4,9 @@ A vocabulary of 128k makes the logits of 8,192 tokens 2 GiB, in fp32 four, and t
 head is multiplied in pieces of tokens; each piece's logits turn into their own gradient in place, and that into the
 gradients of hidden states and head, all in the forward pass. The backward pass only scales them (the chunked loss of
 Cut Cross-Entropy, Wijmans et al. 2024, and of Liger-Kernel, Hsu et al. 2024, without their filters: it is exact).
-Logits are multiplied in the hidden states' dtype and reduced in fp32. On a GPU one Triton kernel makes loss and
-gradient of a piece; elsewhere its plain twin does. It knows no model: whoever calls it brings states, weight, targets.
+Logits are multiplied in the hidden states' dtype, under autocast in its dtype, and reduced in fp32. On a GPU one Triton
+kernel makes loss and gradient of a piece; elsewhere its plain twin does. It knows no model: whoever calls it brings
+states, weight, targets.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def linear_cross_entropy(
         targets_N: ids; a negative one carries no loss and no gradient.
         piece: tokens whose logits exist at one time; None bounds them to 512 MiB on a GPU, 32 MiB on a CPU.
     """
+    kind = hidden_ND.device.type
+    if torch.is_autocast_enabled(kind):
+        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(kind))  # the residual stream of fp32 parameters is fp32
     if piece is None:
         room = PIECE_BYTES["cuda" if hidden_ND.is_cuda else "cpu"]
         piece = max(64, room // (weight_VD.shape[0] * hidden_ND.element_size()) // 64 * 64)

@@ -63,6 +63,18 @@ def test_bf16_states_are_reduced_in_fp32():
         assert (ours.double() - theirs).norm() / theirs.norm() < 1e-2
 
 
+def test_autocast_multiplies_fp32_states_in_its_dtype():
+    leaves, targets = inputs(torch.float32)
+    rounded = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves]
+    expected = linear_cross_entropy(rounded[0], rounded[1], targets, rounded[2], piece=8)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(leaves[0], leaves[1], targets, leaves[2], piece=8)
+    assert loss.item() == expected.item()
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, rounded)):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-2, atol=1e-2)
+
+
 def test_nothing_trained_is_zero_and_still_connected():
     leaves, targets = inputs(torch.float32)
     for chosen in (torch.full_like(targets, -100), targets[:0]):
