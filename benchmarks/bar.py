@@ -22,10 +22,17 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """How to measure: `quick` asks for the short form, `work` is an empty folder of the bar's own."""
+    """How to measure.
+
+    Args:
+        quick: the short form. work: an empty folder of the bar's own.
+        repeats, peers: of a bar that runs trainers in turns, other than its own.
+    """
 
     quick: bool
     work: Path
+    repeats: int | None = None
+    peers: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -55,7 +62,7 @@ class Bar:
         id: "<area>.<name>". title: one line. unit: of the value. target: the promise, in words.
         needs: cpu or gpu. minutes: of the full form.
         measure: does it.
-        judge: decides again on a stored result, for bars whose peer is measured by another command.
+        judge: decides again on a result, for bars whose peers are measured by several commands.
     """
 
     id: str

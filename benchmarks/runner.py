@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -24,8 +26,18 @@ RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "runs" / "benchmarks"
 
 
-def run_bar(bar: Bar, *, quick: bool = False, save: bool = False, results: Path = RESULTS) -> dict[str, Any]:
+def run_bar(
+    bar: Bar,
+    *,
+    quick: bool = False,
+    save: bool = False,
+    results: Path = RESULTS,
+    repeats: int | None = None,
+    peers: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
     """Measure `bar`, or fetch its stored result when it needs a GPU that is not here.
+
+    A comparison with `peers` of the caller's choice is stored under their names, beside the bar's own.
 
     Returns:
         {id, value, unit, target, pass, baseline, chance, device, versions, command, seconds, status, …}; status is
@@ -38,7 +50,7 @@ def run_bar(bar: Bar, *, quick: bool = False, save: bool = False, results: Path 
     work.mkdir(parents=True)
     start = time.perf_counter()
     try:
-        found = bar.measure(Setting(quick, work))
+        found = bar.measure(Setting(quick, work, repeats, peers))
     except Unavailable as reason:
         return _result(bar, status="unavailable", reason=str(reason), quick=quick)
     result = _result(
@@ -49,14 +61,27 @@ def run_bar(bar: Bar, *, quick: bool = False, save: bool = False, results: Path 
         chance=found.chance,
         seconds=round(time.perf_counter() - start, 1),
         status="measured",
+        command=_command(bar, quick, repeats, peers),
         quick=quick,
         details=found.details,
     )
     if bar.judge is not None:
         result = bar.judge(result)
     if not quick and (save or bar.needs == "gpu"):
-        write_json(results / f"{bar.id}.json", result)
+        write_json(results / f"{stored_as(bar, peers)}.json", result)
     return result
+
+
+def stored_as(bar: Bar, peers: tuple[str, ...] | None = None) -> str:
+    """Name of a result's file, without its ending: the id, and the peers where they are not the bar's own."""
+    return ".".join([bar.id, *("-".join(re.findall(r"\w+", peer)) for peer in peers or ())])
+
+
+def _command(bar: Bar, quick: bool, repeats: int | None, peers: tuple[str, ...] | None) -> str:
+    given = ["--quick"] * quick
+    given += [f"--repeats {repeats}"] if repeats else []
+    given += [f"--peers {shlex.quote(','.join(peers))}"] if peers else []
+    return " ".join([f"python -m benchmarks run {bar.id}", *given])
 
 
 def stored(bar: Bar, results: Path = RESULTS) -> dict[str, Any]:
@@ -79,7 +104,7 @@ def _result(bar: Bar, *, passed: bool | None = None, **found: Any) -> dict[str, 
         "pass": passed,
         "device": device(),
         "versions": versions(),
-        "command": f"python -m benchmarks run {bar.id}" + (" --quick" if found.get("quick") else ""),
+        "command": f"python -m benchmarks run {bar.id}",
         **empty,
         **found,
     }

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.peers.compare import in_turns, judged
+from benchmarks.peers.compare import chosen, in_turns, judged, with_other_commands
 
 
 def measure(setting: Setting) -> Measured:
-    more = ["--steps", "6"] if setting.quick else []
-    results = in_turns(["graft", "unsloth", "trl + liger-kernel"], "J1", setting.work, more=more)
+    results = in_turns(chosen(setting, ["unsloth"]), "J1", setting)
     return judged(results, speed={"unsloth": 1.0, "trl + liger-kernel": 1.05}, memory={"unsloth": 1.05})
 
 
 BAR = Bar(
     id="training.J1",
-    title="LoRA 8B shape, one GPU",
+    title="LoRA 8B shape, one GPU (TRL: --peers 'trl + liger-kernel')",
     unit="useful tokens/s",
     target=">= 1.0 x Unsloth at <= 1.05 x its memory, >= 1.05 x TRL + liger-kernel",
     needs="gpu",
-    minutes=5,
+    minutes=9,
     measure=measure,
+    judge=with_other_commands,
 )

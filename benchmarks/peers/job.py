@@ -1,7 +1,9 @@
 """What every trainer in a comparison gets: the same random model of a published shape, the same rows, the same clock.
 
 Speed and memory do not depend on the values of weights. A job runs in a process of its own and prints one line of
-JSON: seconds of every step, useful tokens of a step, peak memory, and the losses, which must agree between trainers.
+JSON: seconds of every step, useful tokens of a step, peak memory, and the losses. Random rows teach nothing, so that
+trainers agree on them whatever they do: each job on them has a twin (`J1-losses`) with the same switches on a small
+model and rows of uneven lengths that can be learnt, whose losses say whether the trainers do the same.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import json
 import os
 import statistics
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-3b": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
                  "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256,
                  "tie_word_embeddings": True, "rope_theta": 500000.0},
+    "small": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+              "tie_word_embeddings": False, "rope_theta": 10000.0, "initializer_range": 0.08},
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
              "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
              "tie_word_embeddings": False, "rope_theta": 10000.0},
 }  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-WARM_UP, TIMED = 5, 8
+WARM_UP, TIMED, COMPARED = 5, 8, 20
 CAPTIONS = "translation/multi30k/train"
 
 
@@ -38,7 +44,7 @@ class Job:
     Args:
         rank: of LoRA on the seven projections; 0 trains everything. four_bit: base in NF4 with double quantization.
         checkpoint: recompute activations. mixed: rows of mixed lengths, as instructions have them.
-        text: rows are sentence pairs; fp32: weights and arithmetic.
+        text: rows are sentence pairs; walks: rows are random walks. fp32: weights and arithmetic.
     """
 
     shape: str = "llama-8b"
@@ -51,6 +57,7 @@ class Job:
     checkpoint: bool = False
     mixed: bool = False
     text: bool = False
+    walks: bool = False
     fp32: bool = False
     steps: int = WARM_UP + TIMED
 
@@ -67,6 +74,17 @@ JOBS = {
     "tiny": Job(shape="tiny", length=128, micro=2, accumulation=2, steps=4),
     "tiny3": Job(shape="tiny", length=128, micro=4, accumulation=1, mixed=True, steps=4),
 }
+
+
+def losses_twin(job: Job) -> Job:
+    """A short job with the switches of `job` whose losses fall: two trainers that differ show it."""
+    if job.text:
+        return replace(job, steps=COMPARED)
+    small = {"shape": "small", "length": 128, "micro": 4, "accumulation": 4, "lr": 3e-3, "steps": COMPARED}
+    return replace(job, walks=True, **small)
+
+
+JOBS |= {f"{name}-losses": losses_twin(job) for name, job in JOBS.items()}
 
 
 def model_folder(shape: str, place: Path) -> Path:
@@ -128,6 +146,8 @@ def rows(job: Job) -> list[list[int]]:
 
     if job.text:
         return _sentence_pairs(job)
+    if job.walks:
+        return _walks(job)
     generator = torch.Generator().manual_seed(1)
     vocabulary = SHAPES[job.shape]["vocab_size"]
     count = job.steps * (32 if job.mixed else job.accumulation * job.micro)
@@ -136,6 +156,32 @@ def rows(job: Job) -> list[list[int]]:
         drawn = torch.exp(torch.randn(count, generator=generator) * 0.9 + 6.0 * job.length.bit_length() / 13)
         lengths = drawn.clamp(min=16, max=job.length).long().tolist()
     return [torch.randint(4, vocabulary, (n,), generator=generator).tolist() for n in lengths]
+
+
+def _walks(job: Job) -> list[list[int]]:
+    """Walks on a ring of 64 tokens, one to three steps at a time, of 4 to `length` tokens: ln 3 nats a token remain."""
+    import torch
+
+    generator = torch.Generator().manual_seed(2)
+    walks = []
+    for _ in range(job.steps * job.accumulation * job.micro):
+        length = int(torch.randint(4, job.length + 1, (1,), generator=generator))
+        walks.append((4 + torch.randint(1, 4, (length,), generator=generator).cumsum(0) % 64).tolist())
+    return walks
+
+
+def same_start(model: Any) -> Any:
+    """`model` with LoRA's first factors drawn from their names, whatever each trainer draws them from."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_A." in name:
+                generator = torch.Generator().manual_seed(zlib.crc32(name[name.index("layers.") :].encode()))
+                bound = parameter.shape[-1] ** -0.5
+                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                parameter.copy_(drawn)
+    return model
 
 
 def _sentence_pairs(job: Job) -> list[list[int]]:

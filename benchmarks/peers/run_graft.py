@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, Job, model_folder, place, report, rows
+from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, Job, model_folder, place, report, rows, same_start
 
 
 def recipe_of(job: Job, folder: Path, overrides: list[str]) -> Any:
@@ -57,16 +57,17 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     recipe = recipe_of(job, model_folder(job.shape, place()), given.set)
     model = load_base(recipe.model, None, device=device)
-    model = add_adapters(model, recipe.model.adapters)
+    model = same_start(add_adapters(model, recipe.model.adapters))
     data = [Encoded(ids, list(ids)) for ids in rows(job)]
     tokens = [sum(len(r.input_ids) for r in part) for part in _steps(data, job)]
     micro, accumulation = job.micro, job.accumulation
     sizes = {"micro": micro, "accumulation": accumulation, "steps": job.steps}
     items: Any = EncodedDataset(data)
-    if job.mixed:
+    longest: int | None = job.length
+    if job.mixed and not job.walks:
         items, tokens = _packed(data, job)
-    if job.text:
-        items, sizes = _packed_by_step(data, job), {**sizes, "micro": 1}
+    elif job.mixed or job.text:
+        items, sizes, longest = _packed_by_batch(data, job), {**sizes, "micro": 1}, None
     clock = Clock()
 
     class InOrder(SupervisedTrainer):
@@ -77,7 +78,7 @@ def main() -> None:
         model=model,
         args=training_arguments(recipe, sizes, place() / "out", device),
         train_dataset=items,
-        data_collator=CountingCollator(Collator(3, max_length=job.length)),
+        data_collator=CountingCollator(Collator(3, max_length=longest)),
         callbacks=[clock.callback()],
         train_config=recipe.train,
         backend=recipe.backend,
@@ -104,13 +105,12 @@ def _packed(data: list[Any], job: Job) -> tuple[Any, list[int]]:
     return items, [sum(bins[start : start + each]) for start in range(0, len(bins), each)]
 
 
-def _packed_by_step(data: list[Any], job: Job) -> Any:
-    """The rows of each step in one sequence: the batches are those of a padded trainer."""
+def _packed_by_batch(data: list[Any], job: Job) -> Any:
+    """The rows of each micro-batch in one sequence: what is learnt from is what a padded trainer learns from."""
     from core.data.dataset import EncodedDataset
 
     items = EncodedDataset(data, job.length)
-    each = job.micro * job.accumulation
-    items.bins = [list(range(start, start + each)) for start in range(0, len(data), each)]
+    items.bins = [list(range(start, start + job.micro)) for start in range(0, len(data), job.micro)]
     return items
 
 

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, Job, model_folder, place, report, rows
+from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, Job, model_folder, place, report, rows, same_start
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
         lora = LoraConfig(
             r=job.rank, lora_alpha=2 * job.rank, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM"
         )
-        model = get_peft_model(model, lora)
+        model = same_start(get_peft_model(model, lora))
     data = rows(job)
     tokens = _tokens(data, job)
     clock = Clock()

@@ -11,7 +11,7 @@ import dataclasses
 import os
 from typing import Any
 
-from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, model_folder, place, report, rows
+from benchmarks.peers.job import JOBS, PROJECTIONS, Clock, model_folder, place, report, rows, same_start
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
         use_gradient_checkpointing="unsloth" if job.checkpoint else False,
         random_state=0,
     )
+    same_start(model)
     data = rows(job)
     clock = Clock()
 

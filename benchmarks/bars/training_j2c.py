@@ -1,0 +1,23 @@
+"""QLoRA of an 8B shape with full activation checkpointing, against Unsloth with its own."""
+
+from __future__ import annotations
+
+from benchmarks.bar import Bar, Measured, Setting
+from benchmarks.peers.compare import chosen, in_turns, judged, with_other_commands
+
+
+def measure(setting: Setting) -> Measured:
+    results = in_turns(chosen(setting, ["unsloth"]), "J2c", setting)
+    return judged(results, speed={"unsloth": 0.95}, memory={"unsloth": 1.05})
+
+
+BAR = Bar(
+    id="training.J2c",
+    title="QLoRA 8B shape with activation checkpointing, one GPU",
+    unit="useful tokens/s",
+    target=">= 0.95 x Unsloth at <= 1.05 x its memory, both with checkpointing",
+    needs="gpu",
+    minutes=9,
+    measure=measure,
+    judge=with_other_commands,
+)
