@@ -1,0 +1,1 @@
+"""What runs inside the sandbox: plain Python that knows only the standard library, numpy and torch."""
