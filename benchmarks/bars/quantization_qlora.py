@@ -116,7 +116,7 @@ def _held(dense: Any, form: str) -> Any:
         quant_type="nf4",
     )  # fmt: skip
     made.weight = bitsandbytes.nn.Params4bit(
-        dense.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+        dense.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
     )
     return made.to("cuda")
 

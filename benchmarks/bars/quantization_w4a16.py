@@ -8,6 +8,7 @@ fp32. Bytes moved and the share of the measured copy bandwidth stand beside ever
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,8 @@ def measure(setting: Setting) -> Measured:
             "rows": rows,
             "relative error": errors,
             "copy TB/s": round(bandwidth(), 2),
+            "plain call us": plain(),
+            "tilus": "unavailable: a language for such kernels, it ships none of 4 bits",
             "gpu": torch.cuda.get_device_name(),
         },
     )
@@ -85,15 +88,18 @@ def check_kernels() -> dict[str, float]:
 
 
 def one_shape(n: int, k: int, m: int, quick: bool) -> dict[str, Any]:
+    """Times of ours, torch's int4 operator, gemlite and the vendor's bf16 product, each in its own graph."""
     import torch
+
+    from core.quantization.kernels.cuda.w4_a16 import launch
 
     packed = n * k * (0.5 + 4 / 128)
     copies = max(2, int(2e8 / packed) + 1)
     x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
     first = make_layer(n, k, "rtn:4")
     layouts = [first._layout] + [tuple(t.clone() for t in first._layout) for _ in range(copies - 1)]
-    ops = torch.ops.graft
-    ours = graph_ms([lambda a=a: ops.w4_matmul(x, *a) for a in layouts], quick)
+    ours = graph_ms([lambda a=a: launch(x, *a) for a in layouts], quick)
+    del layouts
     codes = torch.randint(0, 255, (n, k // 2), dtype=torch.uint8, device="cuda")
     operand = torch.ops.aten._convert_weight_to_int4pack(codes, 8)
     scale = torch.rand(k // 128, n, 2, device="cuda", dtype=torch.bfloat16)
@@ -101,11 +107,29 @@ def one_shape(n: int, k: int, m: int, quick: bool) -> dict[str, Any]:
     peer = graph_ms([lambda w=w: torch.ops.aten._weight_int4pack_mm(x, w, 128, scale) for w in theirs], quick)
     dense = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(max(2, int(2e8 / (2 * n * k)) + 1))]
     bf16 = graph_ms([lambda w=w: torch.nn.functional.linear(x, w) for w in dense], quick)
+    third = gemlite(n, k, x, copies, quick) if m in (1, 16) else "not measured"
     return {
         "N": n, "K": k, "M": m, "ours us": round(1e3 * ours, 2), "int4 op us": round(1e3 * peer, 2),
-        "bf16 us": round(1e3 * bf16, 2), "bf16 / ours": round(bf16 / ours, 3), "int4 op / ours": round(peer / ours, 3),
-        "MB": round(packed / 1e6, 2), "TB/s": round(packed / ours / 1e9, 3),
+        "gemlite us": third, "bf16 us": round(1e3 * bf16, 2), "bf16 / ours": round(bf16 / ours, 3),
+        "int4 op / ours": round(peer / ours, 3), "MB": round(packed / 1e6, 2), "TB/s": round(packed / ours / 1e9, 3),
     }  # fmt: skip
+
+
+def gemlite(n: int, k: int, x: Any, copies: int, quick: bool) -> float | str:
+    """µs of the Triton library of that name on the same shape, or why it has none."""
+    import torch
+
+    try:
+        from gemlite.helper import A16W4_HQQ_INT
+
+        made = []
+        for _ in range(copies):
+            codes = torch.randint(0, 16, (n, k), dtype=torch.uint8, device="cuda")
+            scale = torch.rand(n, k // 128, device="cuda", dtype=torch.bfloat16)
+            made.append(A16W4_HQQ_INT(device="cuda:0", dtype=torch.bfloat16).from_weights(codes, scale, scale * 8))
+        return round(1e3 * graph_ms([lambda part=part: part(x) for part in made], quick), 2)
+    except Exception as error:  # a peer that cannot start is a row of the table, not a failure
+        return f"unavailable: {type(error).__name__} {str(error)[:120]}"
 
 
 def graph_ms(calls: list[Callable[[], Any]], quick: bool) -> float:
@@ -133,6 +157,27 @@ def graph_ms(calls: list[Callable[[], Any]], quick: bool) -> float:
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop) / (repeats * len(calls)))
     return statistics.median(times)
+
+
+def plain() -> dict[str, float]:
+    """µs a call from Python without a graph, 4096 × 4096 and one row: what the host adds."""
+    import torch
+
+    layer = make_layer(4096, 4096, "rtn:4")
+    dense = layer.dense_weight(torch.bfloat16)
+    x = torch.randn(1, 4096, device="cuda", dtype=torch.bfloat16)
+    found = {}
+    with torch.no_grad():
+        for name, call in (("ours", lambda: layer(x)), ("bf16", lambda: torch.nn.functional.linear(x, dense))):
+            for _ in range(20):
+                call()
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(200):
+                call()
+            torch.cuda.synchronize()
+            found[name] = round((time.perf_counter() - start) * 5e3, 1)
+    return found
 
 
 def bandwidth() -> float:

@@ -8,6 +8,8 @@ how they are stored is `scales`' business.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from core.quantization.spec import QuantSpec
@@ -29,9 +31,14 @@ BITMOD = {
 
 
 def tables(spec: QuantSpec, device: torch.device | str = "cpu") -> torch.Tensor:
-    """fp32 (selectors, 2**bits) of a codebook grid, each sorted."""
-    rows = (NF4,) if spec.grid == "nf4" else BITMOD[spec.bits]
-    return torch.tensor(rows, dtype=torch.float32, device=device)
+    """fp32 (selectors, 2**bits) of a codebook grid, each sorted; made once for a device."""
+    return _tables(spec.grid, spec.bits, torch.device(device))
+
+
+@functools.cache
+def _tables(grid: str, bits: int, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor((NF4,) if grid == "nf4" else BITMOD[bits], dtype=torch.float32, device=device)
 
 
 def fixed_zero(spec: QuantSpec) -> float:

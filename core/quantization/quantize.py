@@ -180,7 +180,7 @@ def find_targets(model: Any, skip: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def checked_batches(calib: Iterable[torch.Tensor] | None, model: Any, spec: QuantSpec) -> list[torch.Tensor]:
-    """Calibration batches as a list of ids (B, T)."""
+    """Calibration batches as a list of ids (B, T), on the model's device."""
     if calib is None:
         raise ConfigError(
             f"preset '{spec.preset}' needs calibration data", where="quantization",
@@ -196,7 +196,7 @@ def checked_batches(calib: Iterable[torch.Tensor] | None, model: Any, spec: Quan
         if batch.is_floating_point() or int(batch.min()) < 0 or int(batch.max()) >= rows:
             raise DataError(f"calibration batch {number} is not token ids of this model", got=batch.dtype,
                             expected=f"integers below {rows}")  # fmt: skip
-    return batches
+    return [batch.to(embed.weight.device) for batch in batches]
 
 
 def _override(name: str, spec: QuantSpec, overrides: dict[str, str | QuantSpec] | None) -> QuantSpec:

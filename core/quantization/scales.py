@@ -17,12 +17,16 @@ FLOATS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 DOUBLE_BLOCK = 256
 
 
-@functools.cache
-def dynamic_tree() -> torch.Tensor:
-    """The 256 values of signed dynamic tree quantization, sorted, in [-1, 1].
+def dynamic_tree(device: torch.device | str = "cpu") -> torch.Tensor:
+    """The 256 values of signed dynamic tree quantization, sorted, in [-1, 1]; made once for a device.
 
     A value has a sign, an exponent in powers of ten written in unary, and the bits left over as a linear fraction.
     """
+    return _dynamic_tree(torch.device(device))
+
+
+@functools.cache
+def _dynamic_tree(device: torch.device) -> torch.Tensor:
     values: list[float] = []
     for exponent in range(7):
         edges = torch.linspace(0.1, 1, 2**exponent + 1, dtype=torch.float32)
@@ -30,7 +34,8 @@ def dynamic_tree() -> torch.Tensor:
         magnitudes = (10.0 ** (exponent - 6)) * means
         values += magnitudes.tolist()
         values += (-magnitudes).tolist()
-    return torch.tensor(sorted([*values, 0.0, 1.0]), dtype=torch.float32)
+    with torch.inference_mode(False):
+        return torch.tensor(sorted([*values, 0.0, 1.0]), dtype=torch.float32, device=device)
 
 
 def store(scale: torch.Tensor, spec: QuantSpec) -> dict[str, torch.Tensor]:
@@ -46,7 +51,7 @@ def store(scale: torch.Tensor, spec: QuantSpec) -> dict[str, torch.Tensor]:
 
 
 def _store_double(scale: torch.Tensor) -> dict[str, torch.Tensor]:
-    tree = dynamic_tree().to(scale.device)
+    tree = dynamic_tree(scale.device)
     edges = (tree[1:] + tree[:-1]) / 2
     flat = scale.float().flatten()
     offset = flat.mean()
@@ -64,7 +69,7 @@ def load(params: dict[str, torch.Tensor], spec: QuantSpec) -> torch.Tensor:
         return kept.float()
     if spec.scale == "int8":
         return kept.float() * params["scale2"]
-    values = dynamic_tree().to(kept.device)[kept.flatten().long()]
+    values = dynamic_tree(kept.device)[kept.flatten().long()]
     second = params["scale2"].repeat_interleave(DOUBLE_BLOCK)[: values.numel()]
     return (values * second + params["scale_offset"]).view(kept.shape)
 

@@ -153,7 +153,7 @@ def test_fragments_are_the_operand_of_the_tensor_core():
                         row, column = g + 8 * (register % 2), 2 * t + 8 * (register // 2)
                         a[row, column] = (word >> (4 * register)) & 15
                         a[row, column + 1] = (word >> (4 * register + 16)) & 15
-                    place = group * 128 + 32 * t + 4 * k
+                    place = group * 128 + 32 * (k // 2) + 8 * t + 4 * (k % 2)
                     b[2 * t : 2 * t + 2, g] = x[g, place : place + 2]
                     b[2 * t + 8 : 2 * t + 10, g] = x[g, place + 2 : place + 4]
                 y[tile * 16 : tile * 16 + 16] += a @ b

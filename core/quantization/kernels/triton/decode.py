@@ -11,7 +11,10 @@ import functools
 import torch
 
 from core.quantization import grids, scales
+from core.quantization.packing import WORD
 from core.quantization.spec import TENSOR, QuantSpec
+
+WORDS = 32
 
 
 @functools.cache
@@ -29,26 +32,26 @@ def decode(tensors: dict[str, torch.Tensor], spec: QuantSpec, inputs: int, dtype
     from core.quantization.kernels.triton.decode_kernel import decode_planes
 
     planes = tensors["planes"]
-    rows = planes.shape[0]
+    rows, words = planes.shape[0], planes.shape[2]
     out = torch.empty(rows, inputs, dtype=dtype, device=planes.device)
     learned = spec.grid == "learned"
-    scale = zero = selector = planes
-    groups, shared = 1, spec.group == TENSOR
+    kind = 2 if learned else int(spec.codebook)
+    groups = 1 if learned else tensors["scale"].shape[1]
+    width = -(-inputs // groups)
     table = planes
     if learned:
-        table = tensors["levels"].float().contiguous()
-    else:
-        scale = scales.load(tensors, spec).contiguous()
-        groups = scale.shape[1]
-        if spec.codebook:
-            table = grids.tables(spec, planes.device).contiguous()
-            selector = tensors.get("selector", planes)
-        zero = tensors.get("zero", planes)
-    kind = 2 if learned else (1 if spec.codebook else 0)
-    words = planes.shape[2]
-    decode_planes[(rows, -(-words // 8))](
-        planes, scale, zero, selector, table, out, inputs, words, groups, -(-inputs // groups),
-        0.0 if kind else grids.fixed_zero(spec), BITS=spec.bits, KIND=kind, ZERO="zero" in tensors and not learned,
-        SELECT="selector" in tensors, SHARED=shared, WORDS=8,
+        table = tensors["levels"]
+    elif spec.codebook:
+        table = grids.tables(spec, planes.device)
+    double = spec.scale == "double" and not learned
+    decode_planes[(rows, -(-words // WORDS))](
+        planes, tensors.get("scale", planes), tensors.get("scale2", planes), tensors.get("scale_offset", planes),
+        scales.dynamic_tree(planes.device) if double else planes, tensors.get("zero", planes),
+        tensors.get("selector", planes), table, out, inputs, words, groups, width,
+        0.0 if kind else grids.fixed_zero(spec), BITS=spec.bits, KIND=kind, ZERO="zero" in tensors,
+        SELECT="selector" in tensors, SHARED=spec.group == TENSOR,
+        FORMAT=2 if double else int(spec.scale == "int8" and not learned), BLOCK=scales.DOUBLE_BLOCK,
+        # a product and a sum stay two roundings, as the definition has them
+        WHOLE=width % WORD == 0, WORDS=WORDS, enable_fp_fusion=False,
     )  # fmt: skip
     return out

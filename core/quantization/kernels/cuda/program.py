@@ -1,0 +1,69 @@
+"""A CUDA C++ kernel compiled at run time and started with little work on the host.
+
+torch carries the compiler (NVRTC). A start packs the arguments into one structure and calls the driver, which takes a
+few microseconds; a decoding step starts hundreds of kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import BackendUnavailable
+
+
+class Program:
+    """One function of a source file, with its sizes fixed, on one device.
+
+    Args:
+        source: the file; its stem is the function's name. sizes: macros. arguments: ctypes of the parameters, in order.
+    """
+
+    def __init__(self, source: Path, sizes: Mapping[str, int], arguments: Sequence[Any], device: int) -> None:
+        defined = "".join(f"#define {name} {value}\n" for name, value in sizes.items())
+        capability = "".join(map(str, torch.cuda.get_device_capability(device)))
+        with torch.cuda.device(device):
+            self._kernel = torch.cuda._compile_kernel(
+                defined + source.read_text(encoding="utf-8"), source.stem, compute_capability=capability
+            )
+        self._driver = torch.cuda._utils._get_gpu_runtime_library()
+        self._device, self._shared = device, 48 * 1024 - 1
+        fields = [(f"a{number}", kind) for number, kind in enumerate(arguments)]
+        self._cells = type("Cells", (ctypes.Structure,), {"_fields_": fields})
+        self._offsets = [getattr(self._cells, name).offset for name, _ in fields]
+        self._pointers = ctypes.c_void_p * len(fields)
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count
+
+    def start(self, blocks: int, threads: int, shared: int, *values: Any) -> None:
+        """Start on the current stream of the device: `blocks` of `threads` with `shared` bytes.
+
+        Raises:
+            BackendUnavailable: the driver refuses, with its number.
+        """
+        if shared > self._shared:
+            with torch.cuda.device(self._device):
+                self._kernel.set_shared_memory_config(shared)
+            self._shared = shared
+        cells = self._cells(*values)
+        base = ctypes.addressof(cells)
+        pointers = self._pointers(*(base + offset for offset in self._offsets))
+        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
+        size = (blocks, 1, 1, threads, 1, 1, shared)
+        if torch.cuda.current_device() == self._device:
+            status = self._driver.cuLaunchKernel(self._kernel.func, *size, stream, pointers, None)
+        else:
+            with torch.cuda.device(self._device):
+                status = self._driver.cuLaunchKernel(self._kernel.func, *size, stream, pointers, None)
+        if status:
+            raise BackendUnavailable(f"a CUDA kernel did not start: error {status} for {size}")
+
+
+@functools.cache
+def shared_limit(device: int) -> int:
+    """Bytes of shared memory that a block may have on this device."""
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 * 1024)
