@@ -10,33 +10,55 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from core.config.registry import App
+from core.config.registry import EDITS, App, Part
 
 if TYPE_CHECKING:
     from apps.tool_use.calls import Call
+    from apps.tool_use.catalogue import Catalogue, ToolQuery, load_queries
     from apps.tool_use.data import ToolExample, load_data
     from apps.tool_use.evaluator import ToolUseEvaluator
     from apps.tool_use.pipeline import FunctionCallPipeline
+    from apps.tool_use.retriever import ToolRetriever
+    from apps.tool_use.retriever_score import RetrievalEvaluator
     from apps.tool_use.spec import ToolSpec
 
-__all__ = ["APP", "Call", "FunctionCallPipeline", "ToolExample", "ToolSpec", "ToolUseEvaluator", "load_data"]
+__all__ = [
+    "APP", "Call", "Catalogue", "FunctionCallPipeline", "RetrievalEvaluator", "ToolExample", "ToolQuery",
+    "ToolRetriever", "ToolSpec", "ToolUseEvaluator", "load_data", "load_queries",
+]  # fmt: skip
 
+RETRIEVAL = App(
+    "tool_use",
+    data="apps.tool_use.catalogue",
+    pipeline="apps.tool_use.retriever:ToolRetriever",
+    evaluator="apps.tool_use.retriever_score:RetrievalEvaluator",
+    model="apps.tool_use.retriever_model:build_model",
+)
 APP = App(
     "tool_use",
     data="apps.tool_use.data",
     pipeline="apps.tool_use.pipeline:FunctionCallPipeline",
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
-    methods=("apps.tool_use.methods.calls",),
+    methods=("apps.tool_use.methods.calls", "apps.tool_use.methods.retriever"),
     smoke_tokens=96,
+    rooms={"tool_use.retriever": RETRIEVAL},
+)
+EDITS.register("bi_encoder")(
+    Part("apps.tool_use.retriever_model:edit", "apps.tool_use.retriever_options:BiEncoderOptions")
 )
 
 _ROOMS = {
     "Call": "calls",
+    "Catalogue": "catalogue",
     "FunctionCallPipeline": "pipeline",
+    "RetrievalEvaluator": "retriever_score",
     "ToolExample": "data",
+    "ToolQuery": "catalogue",
+    "ToolRetriever": "retriever",
     "ToolSpec": "spec",
     "ToolUseEvaluator": "evaluator",
     "load_data": "data",
+    "load_queries": "catalogue",
 }
 
 

@@ -1,0 +1,38 @@
+"""What a recipe may say about a retriever's model and about serving it; no library is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.config.schema import key
+
+
+@dataclass
+class BiEncoderOptions:
+    """Keys of the edit `{kind: bi_encoder, …}`."""
+
+    encoder: Literal["base", "static"] = key("base", "the recipe's model, or a table of token vectors from nothing")
+    width: int = key(256, "dimensions of a static encoder", least=1)
+    pooling: Literal["mean", "last", "cls"] = key("mean", "how token states become one vector")
+
+
+@dataclass(frozen=True)
+class RetrieverConfig:
+    """Settings of a served retriever.
+
+    Args:
+        search: bm25, dense, or hybrid; auto takes hybrid where there is a model, else bm25.
+        fusion: sum adds scores scaled to [0, 1], rrf reciprocal ranks. weight: of the dense ranking; BM25's is 1.
+        depth: tools of each ranking that are fused. k: tools given for a question.
+        k1, b: of BM25. batch: texts encoded at one time.
+    """
+
+    search: Literal["auto", "bm25", "dense", "hybrid"] = "auto"
+    fusion: Literal["sum", "rrf"] = "sum"
+    weight: float = 1.0
+    depth: int = 100
+    k: int = 5
+    k1: float = 1.2
+    b: float = 0.75
+    batch: int = 64

@@ -1,0 +1,207 @@
+"""Contrastive training of a retriever: the library's loss in the frame that every stage has.
+
+The loss is sentence-transformers' multiple negatives ranking (Henderson et al. 2017): every tool of the batch, and the
+negatives that rows bring, are candidates of every question. A batch therefore holds no tool and no question twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer
+
+from core.config.schema import BackendConfig, TrainConfig
+from core.data.encode import EncodeStats
+from core.errors import ConfigError, DataError
+from core.training.saving import Saving
+from core.training.schedule import Scheduled
+
+
+@dataclass(frozen=True)
+class ToolPair:
+    """A question, the document of a right tool, and documents of wrong ones."""
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.query, self.positive, *self.negatives)
+
+
+class PairDataset(Dataset):
+    """Rows in memory. `bins` and `padding_share` are what plans ask of a data set."""
+
+    bins = None
+    padding_share = 0.0
+
+    def __init__(self, rows: Sequence[ToolPair]) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> ToolPair:
+        return self.rows[index]
+
+
+def encode_tool_pairs(
+    rows: Sequence[ToolPair], tokenizer: Any, *, mode: str = "offsets", max_length: int | None = None
+) -> tuple[PairDataset, EncodeStats]:
+    """Rows as they are, texts being tokenised batch by batch by the model itself; counted in tokens here."""
+    flat = [text for row in rows for text in row.texts]
+    lengths = [len(ids) for ids in tokenizer(flat, add_special_tokens=False)["input_ids"]] if flat else []
+    cut = sum(length > max_length for length in lengths) if max_length else 0
+    tokens = sum(min(length, max_length or length) for length in lengths)
+    stats = EncodeStats(rows=len(rows), cut_rows=cut, tokens=tokens, trained=tokens)
+    stats.check()
+    return PairDataset(rows), stats
+
+
+class DistinctOrder(Sampler[int]):
+    """Rows batch after batch, in an order of seed and epoch; no text is a question or a right tool of two in a batch.
+
+    Raises:
+        DataError: no batch can be filled.
+    """
+
+    def __init__(self, rows: Sequence[ToolPair], batch: int, seed: int) -> None:
+        self.rows, self.batch, self.seed, self.epoch = rows, batch, seed, 0
+        self.count = len(self.batches())
+        if not self.count:
+            tools = len({row.positive for row in rows})
+            raise DataError(f"{len(rows)} rows of {tools} tools fill no batch of {batch} different tools",
+                            hint="a smaller train.batch.size")  # fmt: skip
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count * self.batch
+
+    def batches(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        waiting, made = torch.randperm(len(self.rows), generator=generator).tolist(), []
+        while len(waiting) >= self.batch:
+            chosen, late, seen = [], [], set()
+            for place, number in enumerate(waiting):
+                own = {self.rows[number].query, self.rows[number].positive}
+                if own & seen:
+                    late.append(number)
+                    continue
+                seen |= own
+                chosen.append(number)
+                if len(chosen) == self.batch:
+                    late += waiting[place + 1 :]
+                    break
+            if len(chosen) < self.batch:
+                break
+            made.append(chosen)
+            waiting = late
+        return made
+
+    def __iter__(self) -> Iterator[int]:
+        made = self.batches()
+        filled = [made[i % len(made)] for i in range(self.count)] if made else []
+        return (number for batch in filled for number in batch)
+
+
+class RetrieverTrainer(Scheduled, Saving, Trainer):
+    """Trainer of a `BiEncoder` on `ToolPair`s.
+
+    Args:
+        batch: rows of a step over all processes. temperature: of the softmax over candidates.
+        micro: texts encoded at once; a larger batch is encoded twice, with the same gradients (Gao et al. 2021).
+        max_length: tokens of a text that are read.
+        Other arguments are those of every stage's trainer.
+    """
+
+    lr_scheduler: Any
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        callbacks: list[Any] | None = None,
+        data_collator: Any = None,
+        train_config: TrainConfig,
+        backend: BackendConfig | None = None,
+        keep: int = 3,
+        mode: str = "sync",
+        batch: int,
+        temperature: float,
+        micro: int,
+        max_length: int,
+    ) -> None:
+        processes = max(1, args.world_size)
+        if batch % processes:
+            raise ConfigError(f"{processes} processes cannot share a batch of {batch}", where="train.batch.size")
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = batch // processes, 1
+        dataset = train_dataset if isinstance(train_dataset, PairDataset) else train_dataset.dataset
+        if model.max_seq_length != float("inf"):
+            model.max_seq_length = min(model.max_seq_length or max_length, max_length)
+        self.order = DistinctOrder(dataset.rows, batch, args.seed)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=dataset,
+            eval_dataset=eval_dataset,
+            data_collator=lambda rows: _columns(model, rows),
+            callbacks=callbacks,
+        )
+        options: dict[str, Any] = {"scale": 1 / temperature, "gather_across_devices": processes > 1}
+        cached = batch // processes > micro
+        if cached:
+            options["mini_batch_size"] = micro
+        kind = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
+        self.objective = kind(model, **options)
+        self.train_config, self.backend, self.useful_tokens = train_config, backend or BackendConfig(), 0
+        self.set_up_saving(keep, mode)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> DistinctOrder:
+        return self.order
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss of the whole batch; the wrapped model is called, so that processes share their gradients."""
+        self.objective.model = model
+        self.useful_tokens += sum(_tokens(column) for column in inputs["columns"])
+        return self.objective(inputs["columns"], None)
+
+    def held_out(self, dataset: PairDataset) -> dict[str, float]:
+        """The same loss over held-out rows, in batches as in training."""
+        module = self.accelerator.unwrap_model(self.model)
+        largest = min(self.order.batch, len({row.positive for row in dataset.rows}), len(dataset))
+        order, training, losses = DistinctOrder(dataset.rows, largest, 0), module.training, []
+        module.eval()
+        loss = MultipleNegativesRankingLoss(module, scale=self.objective.scale)
+        for chosen in order.batches():
+            inputs = self._prepare_inputs(_columns(module, [dataset[i] for i in chosen]))
+            with torch.no_grad(), self.compute_loss_context_manager():
+                losses.append(float(loss(inputs["columns"], None)))
+        module.train(training)
+        return {"loss": sum(losses) / len(losses)}
+
+
+def _columns(model: Any, rows: Sequence[ToolPair]) -> dict[str, Any]:
+    """The features of questions, of right tools, and of each negative, as the loss takes them."""
+    width = min(len(row.texts) for row in rows)
+    return {"columns": [dict(model.preprocess([row.texts[i] for row in rows])) for i in range(width)]}
+
+
+def _tokens(column: dict[str, Any]) -> int:
+    mask = column.get("attention_mask")
+    return int(mask.sum()) if mask is not None else column["input_ids"].numel()
