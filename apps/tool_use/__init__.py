@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from apps.tool_use.catalogue import Catalogue, ToolQuery, load_queries
     from apps.tool_use.data import ToolExample, load_data
     from apps.tool_use.evaluator import ToolUseEvaluator
-    from apps.tool_use.pipeline import FunctionCallPipeline
+    from apps.tool_use.pipeline import FunctionCallPipeline, ToolUsePipeline
     from apps.tool_use.retriever import ToolRetriever
     from apps.tool_use.retriever_score import RetrievalEvaluator
     from apps.tool_use.spec import ToolSpec
+    from apps.tool_use.trace import Trace
 
 __all__ = [
     "APP", "Call", "Catalogue", "FunctionCallPipeline", "RetrievalEvaluator", "ToolExample", "ToolQuery",
-    "ToolRetriever", "ToolSpec", "ToolUseEvaluator", "load_data", "load_queries",
+    "ToolRetriever", "ToolSpec", "ToolUseEvaluator", "ToolUsePipeline", "Trace", "load_data", "load_queries",
 ]  # fmt: skip
 
 RETRIEVAL = App(
@@ -57,6 +58,8 @@ _ROOMS = {
     "ToolRetriever": "retriever",
     "ToolSpec": "spec",
     "ToolUseEvaluator": "evaluator",
+    "ToolUsePipeline": "pipeline",
+    "Trace": "trace",
     "load_data": "data",
     "load_queries": "catalogue",
 }

@@ -84,15 +84,24 @@ def parse(text: str, form: str = "json") -> Parsed:
 
 
 def _read_json(text: str, parsed: Parsed) -> None:
-    """The first JSON value in the text, and after it whatever follows."""
-    start = min((at for at in (text.find("["), text.find("{")) if at >= 0), default=-1)
-    if start < 0:
-        parsed.rest = f"{parsed.rest} {text}".strip()
+    """The first JSON list or object of objects in the text; what stands around it is left over."""
+    value, problem = None, None
+    if text.strip() == "[]":
         return
-    try:
-        value, end = json.JSONDecoder().raw_decode(text[start:])
-    except json.JSONDecodeError as error:
-        parsed.notes.append(f"not JSON: {error.msg} at {start + error.pos}")
+    for found in re.finditer(r"[\[{]", text):
+        start = found.start()
+        try:
+            value, end = json.JSONDecoder().raw_decode(text[start:])
+        except json.JSONDecodeError as error:
+            problem = problem or f"not JSON: {error.msg} at {start + error.pos}"
+            continue
+        if isinstance(value, dict) or (value and all(isinstance(item, dict) for item in value)):
+            break
+        value = None
+    if value is None:
+        if problem is not None:
+            parsed.notes.append(problem)
+        parsed.rest = f"{parsed.rest} {text}".strip()
         return
     parsed.rest = " ".join(filter(None, [parsed.rest, text[:start].strip(), text[start + end :].strip()]))
     for item in value if isinstance(value, list) else [value]:
@@ -132,12 +141,19 @@ def _read_python(text: str, parsed: Parsed) -> None:
 
 
 def constraint(
-    tools: Sequence[ToolSpec], tokenizer: Any, form: str = "json", *, most: int | None = None, size: int = 0
+    tools: Sequence[ToolSpec],
+    tokenizer: Any,
+    form: str = "json",
+    *,
+    most: int | None = None,
+    size: int = 0,
+    thought: bool = False,
 ):
     """The `JsonConstraint` of calls to these tools, from one to `most` of them.
 
     Args:
         most: calls at most; None is any number. size: logits of the model, where it has more than tokens.
+        thought: a line of free text may stand before the calls.
 
     Raises:
         ConfigError: the form cannot be kept to, or a tool's schema, whose name and place are told.
@@ -150,31 +166,43 @@ def constraint(
     if form == "python":
         raise ConfigError("calls in Python are not kept to while they are written", hint="use json or hermes")
     compiler = Compiler({})
+    b = compiler.b
 
     def one() -> Any:
         pieces = []
         for tool in tools:
             compiler.root = tool.parameters
             schema = {"type": "object", **tool.parameters}
-            head = compiler.b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
+            head = b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
             try:
                 body = compiler.object(schema, f"{tool.name}#", DEPTH)
             except SchemaError as error:
                 raise ConfigError(f"the schema of '{tool.name}' cannot be kept to: {error.what}", where=error.where,
                                   hint="constrained: false writes freely") from error  # fmt: skip
-            pieces.append(compiler.b.sequence([head, body, compiler.b.text("}")]))
-        return compiler.b.either(pieces)
+            pieces.append(b.sequence([head, body, b.text("}")]))
+        return b.either(pieces)
 
-    b = compiler.b
     if form == "json":
-        piece = compiler._listed("[", "]", one, 1, most)
+        piece = compiler.listed("[", "]", one, 1, most)
     else:
 
         def tagged() -> Any:
             return b.sequence([b.text("<tool_call>"), one(), b.text("</tool_call>")])
 
-        further = compiler._times(lambda: b.sequence([b.text("\n"), tagged()]), 0, None if most is None else most - 1)
+        further = compiler.times(lambda: b.sequence([b.text("\n"), tagged()]), 0, None if most is None else most - 1)
         piece = b.sequence([tagged(), further])
     if piece is None:
         raise ConfigError("no call to these tools is valid")
-    return JsonConstraint(Automaton(b, piece), vocabulary_of(tokenizer, size))
+    line = b.optional(b.sequence([_line(b), b.text("\n")])) if thought else b.nothing()
+    whole = b.sequence([b.optional(b.text(" ")), line, piece])
+    assert whole is not None
+    return JsonConstraint(Automaton(b, whole), vocabulary_of(tokenizer, size))
+
+
+def _line(b: Any) -> Any:
+    """A line of text in which no call begins."""
+    from core.inference.constrained.schema_parts import utf8
+
+    start, end = utf8(b)
+    b.edges[start] += [(low, high, end) for low, high in ((0x20, 0x3B), (0x3D, 0x5A), (0x5C, 0x7A), (0x7C, 0x7E))]
+    return b.repeat((start, end))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from apps.tool_use.calls import render
+from apps.tool_use.calls import Call, render
 from apps.tool_use.data import ToolExample
 from apps.tool_use.spec import ToolSpec
 from core.data.segments import Segment
@@ -19,6 +20,13 @@ HOW = {
 }
 
 
+STEPS = (
+    "Solve the task step by step. A step is one line with your thought, and below it your calls. "
+    "After each step you see what the calls returned. End with a call of Finish.\n"
+)
+REPLY = "Now answer the question in words, from what the calls returned. Make no further call."
+
+
 def described(tools: Sequence[ToolSpec]) -> str:
     """The tools, one JSON object a line."""
     return "\n".join(
@@ -30,20 +38,52 @@ def segments(
     example: ToolExample, template: str = "plain", form: str = "json", *, answer: bool = False
 ) -> list[Segment]:
     """The prompt of an example, and with `answer` its calls as the learnt segment."""
+    system = f"{HOW[form]}\nTools:\n{described(example.tools)}"
+    turns = [("system", system), *example.context, ("user", example.query)]
+    made = [Segment(_written(turns, template, "Calls:"))]
+    if answer:
+        lead, end = ENDS[template]
+        made.append(Segment(f"{lead}{render(example.calls or (), form)}{end}", "assistant", True))
+    return made
+
+
+def conversation(
+    tools: Sequence[ToolSpec],
+    messages: Sequence[Mapping[str, Any]],
+    template: str = "plain",
+    form: str = "json",
+    *,
+    steps: bool = True,
+) -> list[Segment]:
+    """The prompt of the next turn in a chat-completions conversation without its system turn.
+
+    Args:
+        messages: turns of user, assistant (with `tool_calls`) and tool. steps: ask for a thought and calls, ended by
+            `Finish`; else for calls alone at first, and for words once something was observed.
+    """
+    reply = not steps and any(message["role"] == "tool" for message in messages)
+    how = f"{STEPS if steps else ''}{REPLY if reply else HOW[form]}"
+    turns = [("system", f"{how}\nTools:\n{described(tools)}"), *((m["role"], said(m, form)) for m in messages)]
+    return [Segment(_written(turns, template, "Assistant:" if steps or reply else "Calls:"))]
+
+
+def said(message: Mapping[str, Any], form: str) -> str:
+    """A turn as text: what was said, and below it the calls."""
+    calls = [Call(call["name"], call["arguments"]) for call in message.get("tool_calls", ())]
+    return "\n".join(filter(None, [message.get("content") or "", render(calls, form) if calls else ""]))
+
+
+STOPS = ("\n\n", "<|im_end|>")
+"""Where an answer that is not kept to a form ends."""
+ENDS = {"plain": (" ", ""), "chatml": ("", "<|im_end|>")}
+"""What stands before and behind the text of an answer."""
+
+
+def _written(turns: Sequence[tuple[str, str]], template: str, cue: str) -> str:
+    """The turns as text, up to where the model goes on."""
     if template not in TEMPLATES:
         known = f"known: {', '.join(TEMPLATES)}"
         raise TemplateError(f"unknown template '{template}'", hint=nearest(template, TEMPLATES) or known)
-    system = f"{HOW[form]}\nTools:\n{described(example.tools)}"
-    turns = [("system", system), *example.context, ("user", example.query)]
-    if template == "chatml":
-        text = (
-            "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns) + "<|im_start|>assistant\n"
-        )
-        lead, end = "", "<|im_end|>"
-    else:
-        text = "".join(f"{role.capitalize()}: {content}\n" for role, content in turns) + "Calls:"
-        lead, end = " ", ""
-    made = [Segment(text)]
-    if answer:
-        made.append(Segment(f"{lead}{render(example.calls or (), form)}{end}", "assistant", True))
-    return made
+    if template == "plain":
+        return "".join(f"{role.capitalize()}: {content}\n" for role, content in turns) + cue
+    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns) + "<|im_start|>assistant\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from apps.tool_use.calls import Call
 from apps.tool_use.executors.observation import Executor, Observation
+from apps.tool_use.spec import as_spec
 from core.errors import BackendUnavailable, DataError
 
 
@@ -20,12 +22,15 @@ def call_key(call: Call) -> str:
 class Replay:
     """Answers the calls of a JSONL file, {"name", "arguments", "text", "status"} a line; of equal ones in their order.
 
+    Args:
+        tools: what a pipeline offers, where it is given none itself.
+
     Raises:
         DataError: a line that is no observation. BackendUnavailable: a call that was not recorded.
     """
 
-    def __init__(self, path: str | Path, tools: Any = ()) -> None:
-        self.path, self.tools = Path(path), tuple(tools)
+    def __init__(self, path: str | Path, tools: Sequence[Any] = ()) -> None:
+        self.path, self.tools = Path(path), tuple(as_spec(tool) for tool in tools)
         self._found: dict[str, list[Observation]] = {}
         self._lock = threading.Lock()
         if not self.path.is_file():
@@ -50,7 +55,7 @@ class Replay:
                 )  # fmt: skip
             return found.pop(0) if len(found) > 1 else found[0]
 
-    def run_all(self, calls: Any) -> list[Observation]:
+    def run_all(self, calls: Sequence[Call]) -> list[Observation]:
         return [self.run(call) for call in calls]
 
     def close(self) -> None:
@@ -67,7 +72,7 @@ class Recording:
     def run(self, call: Call) -> Observation:
         return self.run_all([call])[0]
 
-    def run_all(self, calls: Any) -> list[Observation]:
+    def run_all(self, calls: Sequence[Call]) -> list[Observation]:
         found = self.executor.run_all(calls)
         with self._lock, open(self.path, "a", encoding="utf-8") as handle:
             for call, observation in zip(calls, found):

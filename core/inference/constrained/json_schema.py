@@ -130,7 +130,7 @@ class Compiler:
                 raise SchemaError("a pattern with length bounds is not supported", where=f"{at}/pattern")
             return self._quoted(pattern_piece(self.b, schema["pattern"], f"{at}/pattern"))
         least, most = self._counts(schema, at, "minLength", "maxLength")
-        return self._quoted(self._times(self.character, least, most))
+        return self._quoted(self.times(self.character, least, most))
 
     def _quoted(self, body: Piece) -> Piece:
         return self.b.sequence([self.b.text('"'), body, self.b.text('"')])
@@ -254,10 +254,10 @@ class Compiler:
 
         def member() -> Piece:
             inner = self.value(more, f"{at}/additionalProperties", depth - 1)
-            key = self._quoted(self._times(self.character, 1, None))
+            key = self._quoted(self.times(self.character, 1, None))
             return self.b.sequence([key, self.b.text(":"), self._space(), inner])
 
-        return self._listed("{", "}", member, least, most)
+        return self.listed("{", "}", member, least, most)
 
     def array(self, schema: Mapping[str, Any], at: str, depth: int) -> Piece:
         least, most = self._counts(schema, at, "minItems", "maxItems")
@@ -278,18 +278,18 @@ class Compiler:
         if (schema.get("items") is None or items is True) and depth <= 0:
             return self.b.text("[]") if least == 0 else None
         inner_depth = depth - 1 if schema.get("items") is None else depth
-        return self._listed("[", "]", lambda: self.value(items, f"{at}/items", inner_depth), least, most)
+        return self.listed("[", "]", lambda: self.value(items, f"{at}/items", inner_depth), least, most)
 
     def _unique(self, items: Any, at: str, least: int, most: int | None) -> Piece:
         """Different values of an enum, in its order."""
         if not isinstance(items, Mapping) or not isinstance(items.get("enum"), list):
             if most == 1:
-                return self._listed("[", "]", lambda: self.value(items, f"{at}/items", 0), least, most)
+                return self.listed("[", "]", lambda: self.value(items, f"{at}/items", 0), least, most)
             raise SchemaError("uniqueItems needs items with an enum", where=f"{at}/uniqueItems")
         values = list({json.dumps(v, ensure_ascii=False): v for v in items["enum"]}.values())
         return self._members([(False, self.constants([value])) for value in values], least, most, ("[", "]"))
 
-    def _listed(self, left: str, right: str, item: Any, least: int, most: int | None) -> Piece:
+    def listed(self, left: str, right: str, item: Any, least: int, most: int | None) -> Piece:
         """From `least` to `most` items between brackets."""
         b = self.b
 
@@ -308,7 +308,7 @@ class Compiler:
             b.jumps[one[1]].append(comma[0])
             b.jumps[comma[1]].append(one[0])
             return b.either([empty, b.sequence([b.text(left), one, b.text(right)])])
-        rest = self._times(further, max(least - 1, 0), None if most is None else most - 1)
+        rest = self.times(further, max(least - 1, 0), None if most is None else most - 1)
         return b.either([empty, b.sequence([b.text(left), one, rest, b.text(right)])])
 
     def alternatives(self, schema: Mapping[str, Any], word: str, at: str, depth: int) -> Piece:
@@ -348,7 +348,7 @@ class Compiler:
         if depth <= 0:
             return self.b.either(scalars)
         inner = depth - 1
-        array = self._listed("[", "]", lambda: self.anything(inner), 0, None)
+        array = self.listed("[", "]", lambda: self.anything(inner), 0, None)
         return self.b.either([*scalars, array, self._map(True, "#", depth, 0, None)])
 
     # ---- helpers -----------------------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ class Compiler:
     def _space(self) -> Piece:
         return self.b.optional(self.b.text(" "))
 
-    def _times(self, make: Any, least: int, most: int | None) -> Piece:
+    def times(self, make: Any, least: int, most: int | None) -> Piece:
         """`make()` repeated; a bound above is unrolled."""
         b = self.b
         if most is not None and most > LONGEST:
