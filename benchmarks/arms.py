@@ -2,37 +2,60 @@
 
 An arm is the `model:` block of a recipe (its edits and adapters) and a learning rate; it is built and trained by the
 product's own functions. Every arm searches the same learning rates with one seed and runs the best one with the other
-seeds. Runs are small and mostly wait for the host, so several run at a time, each in its own process.
+seeds. Runs are small and mostly wait for the host, so several processes share a GPU; each takes the next run when it
+is done with one, and keeps its imports and its tokenized text.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
+import math
 import os
+import queue
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bar import ROOT, Unavailable
+from benchmarks.bar import ROOT
 
-SIZE, BATCH, EVAL_BLOCKS = 256, 16, 96
+
+@dataclass(frozen=True)
+class Scale:
+    """Tokens a row, rows a step, and rows to evaluate on."""
+
+    size: int = 256
+    batch: int = 16
+    held_out: int = 96
+
+
+QUICK = Scale(128, 4, 8)
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to train: edits, adapters, and learning rates to try. `search` of length one searches nothing."""
+    """A way to train: edits, adapters, and learning rates to try. `rates` of length one searches nothing.
+
+    Args:
+        train: further keys of a recipe's `train:`.
+        wrap: "module:function" that gives the Trainer's class a subclass; what an instance's `measured()` says is added
+            to the run.
+    """
 
     name: str
     rates: tuple[float, ...]
     edits: tuple[dict[str, Any], ...] = ()
     adapters: tuple[dict[str, Any], ...] = ()
     train: dict[str, Any] = field(default_factory=dict)
+    wrap: str = ""
 
 
 def compare(
@@ -44,31 +67,38 @@ def compare(
     seeds: tuple[int, ...],
     workers: int,
     part: str = "all",
+    scale: Scale = Scale(),
+    start: tuple[dict[str, Any], ...] = (),
     choose: Callable[[str, dict[float, Any], dict[str, Any]], float] | None = None,
 ) -> dict[str, Any]:
     """Every arm at every rate with the first seed, then at its best rate with the others.
 
     Args:
+        part: of the text to train on, as `domains.text` names it.
+        start: edits of the model that gains are counted from, the base by default.
         choose: `(arm, {rate: run}, what was found so far) -> rate`; by default the least loss on new text.
 
     Returns:
-        {"base": {A, B}, "arms": {name: {rate, trainable, search: {rate: run}, runs: [run of each seed]}}}; a run is
-        {A, B, seconds, …}, with A the loss on known text and B on held-out new text, in nats a token.
+        {"base": {A, B}, "start": {A, B}, "arms": {name: {rate, trainable, search: {rate: run}, runs: [one a seed]}}};
+        a run is {A, B, seconds, …}, with A the loss on known text and B on held-out text of the part, in nats a token.
     """
-    jobs = [_job(arm, rate, seeds[0], model, steps, part) for arm in arms for rate in arm.rates]
-    found = run_jobs([{"arm": "base", "model": model, "part": part, "steps": 0}, *jobs], work, workers)
-    base, searched = found[0], found[1:]
-    out: dict[str, Any] = {"base": {"A": base["A"], "B": base["B"]}, "arms": {}}
-    further = []
-    for arm in arms:
-        tried = {job["rate"]: run for job, run in zip(jobs, searched) if job["arm"] == arm.name}
-        best = (choose or least_loss)(arm.name, tried, out)
-        out["arms"][arm.name] = {
-            "rate": best, "trainable": tried[best]["trainable"], "search": tried, "runs": [tried[best]],
-        }  # fmt: skip
-        further += [_job(arm, best, seed, model, steps, part) for seed in seeds[1:]]
-    for job, run in zip(further, run_jobs(further, work, workers)):
-        out["arms"][job["arm"]]["runs"].append(run)
+    common = {"model": model, "steps": steps, "part": part, "scale": dataclasses.astuple(scale)}
+    jobs = [_job(arm, rate, seeds[0], common) for arm in arms for rate in arm.rates]
+    untrained = [{**common, "arm": "untrained", "steps": 0, "edits": list(edits)} for edits in ((), start)]
+    with Workers(work, min(workers, len(jobs))) as pool:
+        first = pool.run([*jobs, *untrained])
+        searched, before = first[: len(jobs)], [{"A": run["A"], "B": run["B"]} for run in first[len(jobs) :]]
+        out: dict[str, Any] = {"base": before[0], "start": before[1], "arms": {}}
+        further = []
+        for arm in arms:
+            tried = {job["rate"]: run for job, run in zip(jobs, searched) if job["arm"] == arm.name}
+            best = (choose or least_loss)(arm.name, tried, out)
+            out["arms"][arm.name] = {
+                "rate": best, "trainable": tried[best]["trainable"], "search": tried, "runs": [tried[best]],
+            }  # fmt: skip
+            further += [_job(arm, best, seed, common) for seed in seeds[1:]]
+        for job, run in zip(further, pool.run(further)):
+            out["arms"][job["arm"]]["runs"].append(run)
     return out
 
 
@@ -77,16 +107,14 @@ def least_loss(name: str, tried: dict[float, Any], found: dict[str, Any]) -> flo
     return min(tried, key=lambda rate: tried[rate]["B"])
 
 
-def _job(arm: Arm, rate: float, seed: int, model: str, steps: int, part: str) -> dict[str, Any]:
-    return {
-        "arm": arm.name, "rate": rate, "seed": seed, "model": model, "steps": steps, "part": part,
-        "edits": list(arm.edits), "adapters": list(arm.adapters), "train": arm.train,
-    }  # fmt: skip
+def _job(arm: Arm, rate: float, seed: int, common: dict[str, Any]) -> dict[str, Any]:
+    own = {name: value for name, value in dataclasses.asdict(arm).items() if name not in ("name", "rates")}
+    return {**common, **own, "arm": arm.name, "rate": rate, "seed": seed}
 
 
 def gain(found: dict[str, Any], name: str) -> float:
     """Mean drop of the loss on new text over the seeds, in nats a token."""
-    return found["base"]["B"] - statistics.mean(run["B"] for run in found["arms"][name]["runs"])
+    return found["start"]["B"] - statistics.mean(run["B"] for run in found["arms"][name]["runs"])
 
 
 def forgetting(found: dict[str, Any], name: str) -> float:
@@ -99,84 +127,144 @@ def seeds_run(found: dict[str, Any]) -> int:
     return min(len(arm["runs"]) for arm in found["arms"].values())
 
 
-def run_jobs(jobs: list[dict[str, Any]], work: Path, workers: int) -> list[dict[str, Any]]:
-    """The results of `jobs` in their order, `workers` processes at a time. Raises when one fails."""
-    work.mkdir(parents=True, exist_ok=True)
-    shares: list[list[int]] = [list(range(start, len(jobs), workers)) for start in range(min(workers, len(jobs)))]
+def perplexity(found: dict[str, Any], name: str) -> float:
+    """Mean perplexity on held-out text of the part over the seeds."""
+    return statistics.mean(math.exp(run["B"]) for run in found["arms"][name]["runs"])
 
-    def share(number: int) -> None:
-        mine = work / f"share-{number}.json"
-        mine.write_text(json.dumps([jobs[i] for i in shares[number]]))
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.arms", str(mine)],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"an arm failed:\n{done.stderr[-3000:]}")
 
-    with ThreadPoolExecutor(max(1, len(shares))) as pool:
-        list(pool.map(share, range(len(shares))))
-    results: list[Any] = [None] * len(jobs)
-    for number, indices in enumerate(shares):
-        found = json.loads((work / f"share-{number}.json").with_suffix(".out").read_text())
-        for index, result in zip(indices, found):
-            results[index] = result
-    return results
+def verdict(found: dict[str, Any], sound: bool, met: bool) -> bool | None:
+    """Whether a target is met: None with fewer than three seeds, False at once for arms that are not `sound`.
+
+    An arm that learnt nothing is never sound.
+    """
+    learnt = all(run["B"] < found["start"]["B"] for arm in found["arms"].values() for run in arm["runs"])
+    if not (sound and learnt):
+        return False
+    return met if seeds_run(found) >= len(SEEDS) else None
+
+
+def summary(found: dict[str, Any]) -> dict[str, Any]:
+    """What every comparison reports: seeds, sizes, chosen rates, the losses seed by seed, and all runs."""
+    arms = found["arms"]
+    return {
+        "seeds": seeds_run(found),
+        "trainable": {name: arm["trainable"] for name, arm in arms.items()},
+        "rates": {name: arm["rate"] for name, arm in arms.items()},
+        "base": found["base"],
+        "start": found["start"],
+        "held-out loss, by seed": {name: [round(run["B"], 4) for run in arm["runs"]] for name, arm in arms.items()},
+        "known text, by seed": {name: [round(run["A"], 4) for run in arm["runs"]] for name, arm in arms.items()},
+        "runs": arms,
+    }
+
+
+class Workers:
+    """Processes that wait for runs; as many runs at a time as there are processes.
+
+    Args:
+        work: folder of their logs. count: how many.
+    """
+
+    def __init__(self, work: Path, count: int) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.logs = [work / f"worker-{number}.log" for number in range(count)]
+        environment = {"OMP_NUM_THREADS": "1" if count > 1 else "2", **os.environ}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.arms"], cwd=ROOT, env=environment, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"),
+            )
+            for log in self.logs
+        ]  # fmt: skip
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+    def run(self, jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The results of `jobs` in their order. Raises when one fails."""
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(jobs)):
+            waiting.put(number)
+        results: list[Any] = [None] * len(jobs)
+
+        def serve(mine: int) -> None:
+            process = self.processes[mine]
+            assert process.stdin is not None and process.stdout is not None
+            while True:
+                try:
+                    number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                print(json.dumps(jobs[number]), file=process.stdin, flush=True)
+                line = process.stdout.readline()
+                if not line:
+                    raise RuntimeError(f"arm '{jobs[number]['arm']}' failed:\n{self.logs[mine].read_text()[-3000:]}")
+                results[number] = json.loads(line)
+
+        with ThreadPoolExecutor(len(self.processes)) as pool:
+            list(pool.map(serve, range(len(self.processes))))
+        return results
 
 
 def run_job(job: dict[str, Any], cache: dict[str, Any]) -> dict[str, Any]:
     """Train one arm and measure it."""
     import torch
 
-    from benchmarks.domains import blocks, known, new
+    from benchmarks.domains import blocks, known, text
     from core.config.schema import ModelConfig, TrainConfig
     from core.config.typed import build
     from core.models.load import load_model, load_tokenizer
     from core.training.build import add_adapters, apply_edits, parameter_counts, training_hooks
+    from core.training.trainer import SupervisedTrainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = build(
         ModelConfig, {"path": job["model"], "edits": job.get("edits", []), "adapters": job.get("adapters", [])}
     )
-    tokenizer = cache.setdefault("tokenizer", load_tokenizer(config))
+    tokenizer, scale = cache.setdefault("tokenizer", load_tokenizer(config)), Scale(*job["scale"])
     if "A" not in cache:
-        cache["A"] = blocks(known().held_out, tokenizer, SIZE)[:: max(1, 1000 // EVAL_BLOCKS)][:EVAL_BLOCKS]
-        held = blocks(new(job["part"]).held_out, tokenizer, SIZE)
-        cache["B"] = held[:: max(1, len(held) // EVAL_BLOCKS)][:EVAL_BLOCKS]
-        cache["train"] = blocks(new(job["part"]).train, tokenizer, SIZE)
+        cache["A"] = evaluation(known().held_out, tokenizer, scale)
+        cache["B"] = evaluation(text(job["part"]).held_out, tokenizer, scale)
+        cache["train"] = blocks(text(job["part"]).train, tokenizer, scale.size)
     start, seed = time.perf_counter(), job.get("seed", 0)
     model = load_model(config, tokenizer, device=device, dtype="fp32")
+    model = apply_edits(model, config.edits, seed, tokenizer, text(job["part"]).train)
+    model = add_adapters(model, config.adapters, seed)
+    counts, measured = parameter_counts(model), dict[str, Any]()
     if job["steps"]:
-        model = apply_edits(model, config.edits, seed, tokenizer)
-        model = add_adapters(model, config.adapters, seed)
         train = build(TrainConfig, {
             "lr": job["rate"], "max_steps": job["steps"], "schedule": "cosine", "warmup": 0.05, "clip": 1.0,
             "betas": [0.9, 0.95], **job.get("train", {}),
         })  # fmt: skip
-        model = _fit(model, config, train, cache["train"], seed, device, training_hooks)
-    counts = parameter_counts(model)
+        cls, callbacks = training_hooks(config, model, SupervisedTrainer)
+        if job.get("wrap"):
+            module, _, name = job["wrap"].partition(":")
+            cls = getattr(importlib.import_module(module), name)(cls)
+        model, measured = _fit(cls, callbacks, model, train, cache["train"], scale.batch, seed, device)
     return {
-        "A": _loss(model, cache["A"], device), "B": _loss(model, cache["B"], device), **counts,
+        "A": loss(model, cache["A"], device), "B": loss(model, cache["B"], device), **counts, **measured,
         "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
 
 
-def _fit(model: Any, config: Any, train: Any, rows: list[list[int]], seed: int, device: str, hooks: Any) -> Any:
+def _fit(
+    cls: Any, callbacks: list[Any], model: Any, train: Any, rows: list[list[int]], batch: int, seed: int, device: str
+) -> tuple[Any, dict[str, Any]]:
     from transformers import TrainingArguments
 
     from core.data.collate import Collator
     from core.data.dataset import EncodedDataset
     from core.data.encode import Encoded
-    from core.training.trainer import CountingCollator, SupervisedTrainer
+    from core.training.trainer import CountingCollator
 
-    cls, callbacks = hooks(config, model, SupervisedTrainer)
     cpu = device == "cpu"
     args = TrainingArguments(
-        output_dir=str(ROOT / "runs" / "benchmarks" / "arms"), per_device_train_batch_size=BATCH,
+        output_dir=str(ROOT / "runs" / "benchmarks" / "arms"), per_device_train_batch_size=batch,
         max_steps=train.max_steps,
         learning_rate=train.lr, adam_beta1=train.betas[0], adam_beta2=train.betas[1], weight_decay=train.weight_decay,
         max_grad_norm=train.clip, optim="adamw_torch" if cpu else "adamw_torch_fused", seed=seed, data_seed=seed,
@@ -189,18 +277,27 @@ def _fit(model: Any, config: Any, train: Any, rows: list[list[int]], seed: int, 
         callbacks=callbacks, train_config=train,
     )  # fmt: skip
     trainer.train()
-    return trainer.accelerator.unwrap_model(trainer.model)
+    measured = trainer.measured() if hasattr(trainer, "measured") else {}
+    return trainer.accelerator.unwrap_model(trainer.model), measured
 
 
-def _loss(model: Any, rows: list[list[int]], device: str) -> float:
+def evaluation(texts: list[str], tokenizer: Any, scale: Scale) -> list[list[int]]:
+    """Rows of held-out text, evenly taken."""
+    from benchmarks.domains import blocks
+
+    held = blocks(texts, tokenizer, scale.size)
+    return held[:: max(1, len(held) // scale.held_out)][: scale.held_out]
+
+
+def loss(model: Any, rows: list[list[int]], device: str) -> float:
     """Mean next-token loss over blocks, in fp32."""
     import torch
 
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for start in range(0, len(rows), BATCH):
-            ids = torch.tensor(rows[start : start + BATCH], device=device)
+        for start in range(0, len(rows), 16):
+            ids = torch.tensor(rows[start : start + 16], device=device)
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
             total += float(
                 torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
@@ -213,21 +310,20 @@ def default_workers() -> int:
     """Processes at a time: a GPU takes several small runs, a CPU one."""
     import torch
 
-    return 12 if torch.cuda.is_available() else 1
+    return max(1, min(14, len(os.sched_getaffinity(0)) - 1)) if torch.cuda.is_available() else 1
 
 
-def main(path: str) -> None:
-    """Run the jobs of a file one after the other and write their results beside it."""
+def main() -> None:
+    """Run the jobs of standard input, one a line, and write each one's result as a line to standard output."""
     from transformers.utils import logging
 
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a run prints goes to the log
     logging.disable_progress_bar()
     cache: dict[str, Any] = {}
-    try:
-        found = [run_job(job, cache) for job in json.loads(Path(path).read_text())]
-    except Unavailable as reason:
-        raise SystemExit(str(reason)) from reason
-    Path(path).with_suffix(".out").write_text(json.dumps(found))
+    for line in sys.stdin:
+        print(json.dumps(run_job(json.loads(line), cache)), file=results, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

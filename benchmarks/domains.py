@@ -1,8 +1,8 @@
 """Two kinds of text for questions of forgetting: what the small bases were trained on, and what they never saw.
 
-A (known): the held-out WMT sentences, German and English, of the kind that the bases learnt from. B (new): Verilog of
-two benchmarks with its test benches, HLS C++, and Indonesian with seven regional languages of Indonesia, cut by
-problem, design or given split. `sizes` says how much there is of each.
+A (known): the WMT sentences, German and English, that are part of what the bases learnt from, and held-out ones. B
+(new): Verilog of two benchmarks with its test benches, HLS C++, and Indonesian with seven regional languages of
+Indonesia, cut by problem, design or given split. `sizes` says how much there is of each.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ def _bytes(texts: list[str]) -> int:
 
 @cache
 def known() -> Domain:
-    """A: nothing to train on; held-out text of what the bases know."""
-    texts = []
+    """A: text that the bases were trained on, and held-out text of its kind, in documents of 20 sentences."""
+    texts, train = [], []
+    for side in ("de", "en"):
+        lines = _read(f"translation/wmt_human_written/deen/train.de-en.{side}").splitlines()
+        train += ["\n".join(lines[start : start + 20]) for start in range(0, len(lines), 20)]
     for name in ("valid.de-en.json", "test.de-en.json", "test.en-de.json"):
         rows = json.loads(_read(f"translation/wmt_human_written/deen/{name}"))
         for side in ("de", "en"):
             lines = [row["translation"][side] for row in rows]
             texts += ["\n".join(lines[start : start + 20]) for start in range(0, len(lines), 20)]
-    return Domain([], texts)
+    return Domain(train, texts)
 
 
 @cache
@@ -72,6 +75,11 @@ def new(part: str = "all") -> Domain:
                 for start in range(0, len(rows), 20)
             ]
     return Domain(train, held)
+
+
+def text(part: str) -> Domain:
+    """The text to train on: `known`, or a part of the new."""
+    return known() if part == "known" else new(part)
 
 
 def _read(name: str) -> str:

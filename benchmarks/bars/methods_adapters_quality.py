@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.arms import Arm, compare, default_workers, forgetting, gain, seeds_run
+from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, forgetting, gain, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known, model_path, new
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-STEPS, SEEDS = 300, (0, 1, 2)
+STEPS = 300
 LEAST, LEAST_PREFIX = 0.75, 0.2
 
 
@@ -39,6 +39,7 @@ def measure(setting: Setting) -> Measured:
         steps=12 if quick else STEPS,
         seeds=SEEDS[:1] if quick else SEEDS,
         workers=default_workers(),
+        scale=QUICK if quick else Scale(),
     )
     return judged(found)
 
@@ -51,25 +52,17 @@ def judged(found: dict[str, Any]) -> Measured:
     lost = {name: forgetting(found, name) for name in names}
     counts = {name: found["arms"][name]["trainable"] for name in names}
     equal = max(counts.values()) <= 1.02 * min(counts.values())
-    passed = (
-        equal
-        and all(gaps[name] >= (LEAST_PREFIX if name == "prefix" else LEAST) for name in names)
-        and all(lost[name] <= forgot for name in names)
-    )
+    enough = all(gaps[name] >= (LEAST_PREFIX if name == "prefix" else LEAST) for name in names)
     return Measured(
         round(min(gaps[name] for name in names[:3]), 3),
-        passed if seeds_run(found) >= len(SEEDS) else None,
+        verdict(found, equal, enough and all(lost[name] <= forgot for name in names)),
         baseline={"full fine-tuning": {"gain": round(whole, 3), "forgetting": round(forgot, 3)}},
         chance="0, the untouched base",
         details={
-            "seeds": seeds_run(found),
             "recovered gap": {name: round(value, 3) for name, value in gaps.items()},
             "forgetting": {name: round(value, 3) for name, value in lost.items()},
-            "trainable": counts,
-            "rates": {name: arm["rate"] for name, arm in found["arms"].items()},
-            "base": found["base"],
             "text": {"known": known().sizes(), "new": new().sizes()},
-            "runs": found["arms"],
+            **summary(found),
         },
     )
 

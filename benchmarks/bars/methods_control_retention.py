@@ -10,12 +10,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.arms import Arm, compare, default_workers, forgetting, gain, least_loss, seeds_run
+from benchmarks.arms import (
+    QUICK,
+    SEEDS,
+    Arm,
+    Scale,
+    compare,
+    default_workers,
+    forgetting,
+    gain,
+    least_loss,
+    summary,
+    verdict,
+)
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known, model_path, new
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-STEPS, SEEDS = 300, (0, 1, 2)
+STEPS = 300
 MOST_FORGOTTEN, LEAST_GAIN = 0.25, 0.8
 
 
@@ -38,6 +50,7 @@ def measure(setting: Setting) -> Measured:
         steps=12 if quick else STEPS,
         seeds=SEEDS[:1] if quick else SEEDS,
         workers=default_workers(),
+        scale=QUICK if quick else Scale(),
         choose=choose,
     )
     return judged(found)
@@ -60,19 +73,15 @@ def judged(found: dict[str, Any]) -> Measured:
     ratio, share = lost["control"] / lost["full"], gains["control"] / gains["full"]
     return Measured(
         round(ratio, 3),
-        ratio <= MOST_FORGOTTEN and share >= LEAST_GAIN if seeds_run(found) >= len(SEEDS) else None,
+        verdict(found, lost["control"] < lost["full"], ratio <= MOST_FORGOTTEN and share >= LEAST_GAIN),
         baseline={name: {"gain": round(gains[name], 3), "forgetting": round(lost[name], 3)} for name in names[:2]},
         chance="1, forgetting as full fine-tuning does",
         details={
-            "seeds": seeds_run(found),
             "gain over full fine-tuning's": round(share, 3),
             "control": {"gain": round(gains["control"], 3), "forgetting": round(lost["control"], 3)},
             "front": {name: front(found, name) for name in names},
-            "rates": {name: arm["rate"] for name, arm in found["arms"].items()},
-            "trainable": {name: arm["trainable"] for name, arm in found["arms"].items()},
-            "base": found["base"],
             "text": {"known": known().sizes(), "new": new().sizes()},
-            "runs": found["arms"],
+            **summary(found),
         },
     )
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.arms import Arm, compare, default_workers, forgetting, gain, seeds_run
+from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, forgetting, gain, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known, model_path, new
 
 RATES = (1e-3, 3e-3, 1e-2)
-STEPS, SEEDS, RANK = 300, (0, 1, 2), 16
+STEPS, RANK = 300, 16
 BELOW_LORA, ABOVE_RANDOM = 0.02, 0.03
 SPARSE = ("spiel_ag", "spiel_ma", "random", "grad_once")
 
@@ -61,6 +61,7 @@ def measure(setting: Setting) -> Measured:
         steps=8 if quick else STEPS,
         seeds=SEEDS[:1] if quick else SEEDS,
         workers=default_workers(),
+        scale=QUICK if quick else Scale(),
     )
     return judged(found)
 
@@ -70,20 +71,17 @@ def judged(found: dict[str, Any]) -> Measured:
     whole, names = gain(found, "full"), ("lora", *SPARSE)
     gaps = {name: gain(found, name) / whole for name in names}
     passed = gaps["spiel_ag"] >= gaps["lora"] - BELOW_LORA and gaps["spiel_ag"] >= gaps["random"] + ABOVE_RANDOM
+    sizes = {found["arms"][name]["trainable"] for name in names}
     return Measured(
         round(gaps["spiel_ag"], 3),
-        passed if seeds_run(found) >= len(SEEDS) else None,
+        verdict(found, len(sizes) == 1, passed),
         baseline={name: round(gaps[name], 3) for name in ("lora", "random", "grad_once")},
         chance="0, the untouched base",
         details={
-            "seeds": seeds_run(found),
             "recovered gap": {name: round(value, 3) for name, value in gaps.items()},
             "forgetting": {name: round(forgetting(found, name), 3) for name in ("full", *names)},
-            "trainable": {name: arm["trainable"] for name, arm in found["arms"].items()},
-            "rates": {name: arm["rate"] for name, arm in found["arms"].items()},
-            "base": found["base"],
             "text": {"known": known().sizes(), "new": new().sizes()},
-            "runs": found["arms"],
+            **summary(found),
         },
     )
 

@@ -88,15 +88,20 @@ class GreenTrainerMixin:
         model, optimizer, callback = self.accelerator.unwrap_model(self.model), bare(self.optimizer), self.selection
         rows, length = inputs["input_ids"].shape
         costs = tensor_flops(model, rows, length, self.args.gradient_checkpointing)
-        counted = getattr(self, "_useful", None)
-        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
-            found = importance(model, optimizer, costs.reachable(self.green.rho), lambda: self._loss(model, inputs))
-        if counted is not None:
-            self._useful = counted
+        found = self.importance_of(model, inputs, costs.reachable(self.green.rho))
         chosen = costs.select(found, self.green.rho, self.green.units)
         set_free(model, chosen)
         park(model, optimizer)
         callback.selected, callback.due, callback.share = sorted(chosen), False, costs.share(chosen)
+
+    def importance_of(self: Any, model: Any, inputs: Any, names: set[str]) -> dict[str, float]:
+        """What the named tensors are worth, measured on a batch; random states and counts are left as they were."""
+        counted = getattr(self, "_useful", None)
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            found = importance(model, bare(self.optimizer), names, lambda: self._loss(model, inputs))
+        if counted is not None:
+            self._useful = counted
+        return found
 
     def _loss(self: Any, model: Any, inputs: Any) -> torch.Tensor:
         with self.compute_loss_context_manager():

@@ -1,0 +1,78 @@
+"""How much of the price of 2:4 sparsity moving masks save, against masks that stay.
+
+`small-22m` is trained on a part of the text that it knows, dense and with two of four weights gone. The price of an arm
+is its perplexity on held-out text above that of the dense model, untouched or trained, whichever is better. Masks that
+stay come from magnitudes, as those of AST do at its start, and learn by cross-entropy alone. AST decides; the
+same with a branch of one extra weight for 16 inputs (SLoRB) stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, perplexity, summary, verdict
+from benchmarks.bar import Bar, Measured, Setting
+from benchmarks.domains import known, model_path
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+STEPS, MOST = 500, 0.5
+FIXED = {"kind": "prune", "method": "magnitude", "pattern": "2:4", "hidden": 0.0}
+
+
+def arms(rates: tuple[float, ...] = RATES, steps: int = STEPS) -> list[Arm]:
+    """Dense, masks that stay, masks that move, and the latter with a branch."""
+    moving = {"kind": "ast", "pattern": "2:4", "ramp_steps": steps // 4}
+    return [
+        Arm("ast", rates, edits=(moving,)),
+        Arm("ast, branch", rates, edits=({**moving, "slorb_k": 16},)),
+        Arm("dense", rates),
+        Arm("static", rates, edits=(FIXED,)),
+    ]
+
+
+def measure(setting: Setting) -> Measured:
+    quick = setting.quick
+    found = compare(
+        [arm for arm in arms((1e-4,), 20) if arm.name in ("ast", "dense", "static")] if quick else arms(),
+        setting.work,
+        model=model_path("tiny-7m" if quick else "small-22m"),
+        steps=20 if quick else STEPS,
+        seeds=SEEDS[:1] if quick else SEEDS,
+        workers=default_workers(),
+        scale=QUICK if quick else Scale(),
+        part="known",
+        start=(FIXED,),
+    )
+    return judged(found)
+
+
+def judged(found: dict[str, Any]) -> Measured:
+    """The price of AST over that of masks that stay; undecided with fewer than three seeds."""
+    reached = {name: perplexity(found, name) for name in found["arms"]}
+    dense = min(reached["dense"], math.exp(found["base"]["B"]))
+    price = {name: value - dense for name, value in reached.items() if name != "dense"}
+    ratio = price["ast"] / price["static"]
+    return Measured(
+        round(ratio, 3),
+        verdict(found, price["static"] > 0, ratio <= MOST),
+        baseline={"static": round(price["static"], 3)},
+        chance="1, as much as masks that stay",
+        details={
+            "perplexity": {name: round(value, 3) for name, value in reached.items()},
+            "above dense": {name: round(value, 3) for name, value in price.items()},
+            "text": known().sizes(),
+            **summary(found),
+        },
+    )
+
+
+BAR = Bar(
+    "methods.ast_gap",
+    "2:4 sparsity by masks that move",
+    "of the perplexity that fixed masks cost",
+    "≤ 0.5",
+    "gpu",
+    5,
+    measure,
+)

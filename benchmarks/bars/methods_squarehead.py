@@ -1,0 +1,76 @@
+"""A model with a quarter of its weights left, won back by SquareHead, by logits and by cross-entropy alone.
+
+`small-22m` is pruned by SparseGPT and trained on a part of the text that it knows. The gap of an arm is its perplexity
+on held-out text above that of the dense model, untouched or trained on as much, whichever is better.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, perplexity, summary, verdict
+from benchmarks.bar import Bar, Measured, Setting
+from benchmarks.domains import known, model_path
+
+RATES = (1e-4, 3e-4, 1e-3)
+STEPS, MOST = 500, 0.5
+PRUNED = {"kind": "prune", "method": "sparsegpt", "pattern": "0.75", "hidden": 0.0, "rows": 64, "length": 256}
+
+
+def arms(rates: tuple[float, ...] = RATES) -> list[Arm]:
+    """Dense, and one pruned model under three losses."""
+    return [
+        Arm("squarehead", rates, edits=({**PRUNED, "hidden": 1.0},)),
+        Arm("logits", rates, edits=({**PRUNED, "kl": 1.0},)),
+        Arm("cross-entropy", rates, edits=(PRUNED,)),
+        Arm("dense", rates),
+    ]
+
+
+def measure(setting: Setting) -> Measured:
+    quick = setting.quick
+    found = compare(
+        arms((3e-4,)) if quick else arms(),
+        setting.work,
+        model=model_path("tiny-7m" if quick else "small-22m"),
+        steps=10 if quick else STEPS,
+        seeds=SEEDS[:1] if quick else SEEDS,
+        workers=default_workers(),
+        scale=QUICK if quick else Scale(),
+        part="known",
+        start=(PRUNED,),
+    )
+    return judged(found)
+
+
+def judged(found: dict[str, Any]) -> Measured:
+    """The gap of SquareHead over that of cross-entropy; undecided with fewer than three seeds."""
+    reached = {name: perplexity(found, name) for name in found["arms"]}
+    dense = min(reached["dense"], math.exp(found["base"]["B"]))
+    gap = {name: value - dense for name, value in reached.items() if name != "dense"}
+    ratio = gap["squarehead"] / gap["cross-entropy"]
+    passed = ratio <= MOST and gap["squarehead"] < min(gap["cross-entropy"], gap["logits"])
+    return Measured(
+        round(ratio, 3),
+        verdict(found, gap["cross-entropy"] > 0, passed),
+        baseline={name: round(gap[name], 3) for name in ("cross-entropy", "logits")},
+        chance="1, cross-entropy alone",
+        details={
+            "perplexity": {name: round(value, 3) for name, value in reached.items()},
+            "above dense": {name: round(value, 3) for name, value in gap.items()},
+            "text": known().sizes(),
+            **summary(found),
+        },
+    )
+
+
+BAR = Bar(
+    "methods.squarehead",
+    "75 % sparsity with the distance of block outputs in the loss",
+    "of the gap to dense that cross-entropy alone leaves",
+    "≤ 0.5, and below logits",
+    "gpu",
+    5,
+    measure,
+)
