@@ -112,10 +112,10 @@ class RtlHarness:
         found = self._verify(example, answer, wave)
         return replace(found, seconds=time.perf_counter() - start)
 
-    def verify_many(self, pairs: Iterable[tuple[RtlExample, str]]) -> Iterator[RtlVerdict]:
-        """Verdicts in order, several at a time."""
+    def verify_many(self, pairs: Iterable[tuple[RtlExample, str]], ahead: int | None = None) -> Iterator[RtlVerdict]:
+        """Verdicts in order, several at a time; at most `ahead` pairs are read before their verdicts are due."""
         with ExecPool(self.workers) as pool:
-            yield from pool.imap(lambda pair: self.verify(*pair), pairs)
+            yield from pool.imap(lambda pair: self.verify(*pair), pairs, ahead=ahead)
 
     def _verify(self, example: RtlExample, answer: str, wave: bool) -> RtlVerdict:
         code = source.extract(answer, example.header)

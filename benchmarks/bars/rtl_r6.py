@@ -1,81 +1,118 @@
 """Iteration must earn its place: ITERTL with three iterations against one, on parameters that were never trained on.
 
 A small model learns generated references from scratch; from there both arms train on the same references for the same
-steps, with answers that are sampled anew in each iteration, or once. pass@1 is by the strict verdict, greedily. The
-quick form does not sample: it measures whether the ranking term orders references above mutants that simulate
-differently, against training on the references alone.
+steps, with answers that are sampled anew in each iteration, or once. Options of the ranking are chosen for each arm by
+itself, from the same few, on a seed and on tasks that count for nothing afterwards. pass@1 is by the strict verdict,
+greedily. The quick form runs everything once at a tiny size, and measures whether the ranking term orders references
+above answers that simulate differently, against training on the references alone.
 """
 
 from __future__ import annotations
 
-import copy
+import os
 import statistics
-from pathlib import Path
 from typing import Any
 
+from benchmarks import iteration
 from benchmarks.bar import Bar, Measured, Setting, Unavailable
 
-GAIN, SEEDS, ITERATIONS = 0.10, (1, 2, 3), 3
-RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "itertl_effect.yaml"
-ITERATE: dict[str, Any] = {
-    "method": "rtl.itertl",
-    "with": {"template": "spec", "samples_per_prompt": 4, "temperature": 0.7, "max_new_tokens": 256},
-    "train": {"epochs": 3, "lr": 3e-4, "batch": {"size": 32, "unit": "rows"}},
-    "verify": {"name": "rtl", "timeout_s": 5},
+GAIN, SEEDS, ITERATIONS, DEVELOPMENT = 0.10, (1, 2, 3), 3, 0
+FAMILIES = ("gate", "mux", "counter", "register", "shift_register", "comparator", "edge_detector", "divider", "adder",
+            "arbiter")  # fmt: skip
+PROMPTS, SCORED = 1000, 400
+START: dict[str, Any] = {
+    "preset": "llama-3m", "tokens": 200_000, "longest": 224,
+    "train": {"epochs": 10, "lr": 1.5e-3, "warmup": 0.05, "batch": {"size": 32, "unit": "rows"}},
+}  # fmt: skip
+_RANKED: dict[str, Any] = {
+    "samples_per_prompt": 4,
+    "sample_batch": 3072,
+    "temperature": 1.0,
+    "top_p": 0.95,
+    "gap": 0.002,
+    "margin": 0.1,
 }
+
+
+def _choice(lr: float, loss: str, weight: float, **more: Any) -> dict[str, Any]:
+    train = {"epochs": 6, "lr": lr, "batch": {"size": 32, "unit": "rows"}}
+    return {"with": {**_RANKED, "loss": loss, "weight": weight, **more}, "train": train}
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "margin 1": _choice(5e-4, "rank_margin", 1.0, margin=0.3),
+    "log 0.3": _choice(5e-4, "rank_log", 0.3),
+    "log 1": _choice(5e-4, "rank_log", 1.0),
+    "dpo 0.1": _choice(5e-4, "dpo", 0.1, beta=10.0),
+    "dpo 0.4": _choice(5e-4, "dpo", 0.4, beta=10.0),
+}
+ARMS = {"iterated": ITERATIONS, "once": 1}
 
 
 def measure(setting: Setting) -> Measured:
     """Relative rise of pass@1 by iterating, mean over seeds."""
+    import torch
+
+    from core.execution import Sandbox
     from core.execution.tools import has
 
-    if setting.quick:
-        return _mechanism(setting)
     if not has("iverilog"):
         raise Unavailable("iverilog is not installed (Debian package: iverilog)")
-    rows = []
-    for seed in SEEDS:
-        base, start = _train(setting, "references", seed, None, {})
-        row = {"seed": seed, "references": start}
-        for name, count in (("once", 1), ("iterated", ITERATIONS)):
-            _, row[name] = _train(setting, name, seed, base, {"iterations": count})
-        rows.append(row)
-    once, iterated = ([row[name]["pass@1"] for row in rows] for name in ("once", "iterated"))
+    held = next(p for p in Sandbox.probe() if p.available)
+    cores = len(os.sched_getaffinity(0))
+    at_once = max(1, cores // 3) if torch.cuda.is_available() else 1
+    workers = max(1, cores // at_once)
+    sizes = {**START, "sandbox": held.level, "score": ["test"]}
+    prompts, scored, seeds, choices = PROMPTS, SCORED, SEEDS, CHOICES
+    if setting.quick:
+        prompts, scored, seeds, choices = 12, 4, SEEDS[:1], dict(list(CHOICES.items())[1:2])
+        sizes |= {"preset": "tiny", "longest": 32, "train": {**START["train"], "epochs": 2}}
+    everyone = (DEVELOPMENT, *seeds) if len(choices) > 1 else seeds
+    iteration.write_tasks(setting.work, prompts=prompts, scored=scored, seeds=everyone, families=FAMILIES)
+    starts = {s: iteration.start_job(setting.work, s, sizes, workers) for s in everyone}
+    if DEVELOPMENT in starts:
+        starts[DEVELOPMENT]["score"] = ["development"]
+    based = dict(zip(starts, iteration.run_jobs(list(starts.values()), at_once)))
+
+    def arm(seed: int, name: str, choice: str) -> dict[str, Any]:
+        label = f"{name}-{list(choices).index(choice)}"
+        return iteration.arm_job(starts[seed], based[seed]["model"], label, ARMS[name], choices[choice])
+
+    tried = [(name, choice) for name in ARMS for choice in choices] if len(choices) > 1 else []
+    searched = list(iteration.run_jobs([arm(DEVELOPMENT, *one) for one in tried], at_once))
+    found = {one: run["development"]["pass@1"] for one, run in zip(tried, searched)}
+    best = {name: max(choices, key=lambda choice: found.get((name, choice), 0.0)) for name in ARMS}
+    final = [(seed, name) for name in ARMS for seed in seeds]
+    runs = list(iteration.run_jobs([arm(seed, name, best[name]) for seed, name in final], at_once))
+    rates = {name: [r["test"]["pass@1"] for (_, n), r in zip(final, runs) if n == name] for name in ARMS}
+    once, iterated = rates["once"], rates["iterated"]
     gain = statistics.mean(iterated) / max(statistics.mean(once), 1e-9) - 1
-    apart = min(iterated) > max(once)
+    details = {
+        "pass@1 iterated, %": iterated,
+        "ranges apart": min(iterated) > max(once),
+        "chosen": best,
+        "search on development tasks, pass@1, %": {f"{n}: {c}": v for (n, c), v in found.items()},
+        "isolation": f"{held.level} by {held.name}",
+        "prompts a seed": prompts,
+        "tasks scored": scored,
+        "runs": [*based.values(), *searched, *runs],
+    }
+    baseline = {
+        "pass@1 with one iteration, %": once,
+        "of the references alone, %": [based[seed]["test"]["pass@1"] for seed in seeds],
+    }
+    if setting.quick:
+        ordered = _mechanism(setting)
+        details |= {"quick form": "share of rows that the ranking term parts further in one step"}
+        ran = all(len(run["iterations"]) == ARMS[name] for (_, name), run in zip(final, runs))
+        return Measured(ordered, ordered >= 0.9 and ran, "a step on the reference alone", 0.5, details)
     return Measured(
-        round(gain, 4),
-        gain >= GAIN and apart,
-        baseline={
-            "pass@1 with one iteration": once,
-            "of the references alone": [r["references"]["pass@1"] for r in rows],
-        },
-        chance="0: a random model writes no module that passes",
-        details={"pass@1 iterated": iterated, "ranges apart": apart, "runs": rows},
-    )
+        round(gain, 4), gain >= GAIN and details["ranges apart"], baseline,
+        "0: a random model writes no module that passes", details,
+    )  # fmt: skip
 
 
-def _train(setting: Setting, name: str, seed: int, base: str | None, options: dict[str, Any]) -> tuple[str, dict]:
-    """Run an arm; its folder, and what the evaluator says afterwards."""
-    from core.config.load import parse_yaml, recipe_from
-    from core.config.run_folder import RunFolder
-    from core.training.run import train
-
-    raw, places = parse_yaml(RECIPE.read_text(encoding="utf-8"), str(RECIPE))
-    raw = copy.deepcopy(raw)
-    raw.update(seed=seed, output=str(setting.work / f"{name}-{seed}"))
-    if base is not None:
-        stage = copy.deepcopy(ITERATE)
-        raw["verify"] = stage.pop("verify")
-        stage["with"].update(options)
-        raw["stages"] = [{"name": name, **stage}]
-        raw["model"] = {"path": base}
-    run = RunFolder.create(recipe_from(raw, places))
-    report = train(recipe_from(raw, places), run)["after"]
-    return str(run.path), {n: m.value for n, m in report.metrics.items()}
-
-
-def _mechanism(setting: Setting) -> Measured:
+def _mechanism(setting: Setting) -> float:
     """Rows for which one step with the ranking term parts right from wrong further than one without it."""
     import torch
 
@@ -121,11 +158,7 @@ def _mechanism(setting: Setting) -> Measured:
                         if parameter.grad is not None:
                             parameter -= 1e-3 * parameter.grad
             parted[loss].append(gaps[1] - gaps[0])
-    better = sum(a > b for a, b in zip(parted["rank_margin"], parted["none"])) / len(rows)
-    return Measured(
-        better, better >= 0.9, baseline="a step on the reference alone", chance=0.5,
-        details={"quick form": "share of rows that the ranking term parts further in one step"},
-    )  # fmt: skip
+    return sum(a > b for a, b in zip(parted["rank_margin"], parted["none"])) / len(rows)
 
 
 BAR = Bar(
@@ -134,6 +167,6 @@ BAR = Bar(
     "relative rise",
     f"≥ {GAIN:g}, the ranges of 3 seeds apart",
     "cpu",
-    90,
+    120,
     measure,
 )

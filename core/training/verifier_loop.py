@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +38,14 @@ class LoopSettings:
 
     Args:
         iterations: the epochs are shared among them equally. samples: candidates a prompt, without the reference.
-        loss: the ranking term. gap: least difference of scores that counts. margin: by how much probabilities must
+        loss: the ranking term; `rank_margin` multiplies the likelihood, as in RTLCoder's released code, the others add
+            to it. gap: least difference of scores that counts. margin: by how much probabilities must
             differ. weight: of the ranking term. beta: of `dpo`.
         restart: every iteration trains the first model again instead of the last one.
         split: one sequence after the other through the model, so that memory does not grow with `samples`.
         sampling: how candidates are drawn; a candidate that is cut by its limit counts as failed.
         kl_limit: stop when the mean of log p_t − log p_0 over the model's own answers exceeds it, in nats a token.
+        batch: candidates sampled at a time.
         unique_least: stop when fewer than this share of the candidates differ from each other.
     """
 
@@ -59,6 +61,7 @@ class LoopSettings:
     sampling: SamplingParams = SamplingParams(max_new_tokens=512, temperature=0.5, top_p=0.95)
     kl_limit: float | None = None
     unique_least: float = 0.0
+    batch: int = 64
 
     def __post_init__(self) -> None:
         if self.loss not in RANK_LOSSES:
@@ -77,8 +80,9 @@ class Scored:
     cut: bool = False
 
 
-ScoreAll = Callable[[Sequence[tuple[int, str]]], Sequence[float]]
-"""Scores in [0, 1] of (row number, text) pairs, in order; the reference's score is 1."""
+ScoreAll = Callable[[Iterable[tuple[int, str]]], Iterable[float]]
+"""Scores in [0, 1] of (row number, text) pairs, in order; the reference's score is 1. Pairs come as they are sampled:
+a scorer that reads ahead works while the model samples on."""
 
 
 def rank_term(
@@ -195,6 +199,7 @@ class RankedTrainer(SupervisedTrainer):
         )
         needs_base = self.settings.kl_limit is not None or self.settings.loss == "dpo"
         self.base = copy.deepcopy(self.model).eval().requires_grad_(False) if needs_base else None
+        self._scores: dict[tuple[int, str], float] = {}
         self.add_callback(_Iterations(self))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -221,7 +226,11 @@ class RankedTrainer(SupervisedTrainer):
                 best = int(scores[chosen[1:]].argmax()) + 1
                 learnt = chosen[best] if scores[chosen[best]] > 1 - self.settings.gap else chosen[0]
             rank = rank_term(means, scores[chosen], self.settings, None if base is None else base[chosen])
-            total = total - sums[learnt] * (1 + self.settings.weight * rank)
+            rank = self.settings.weight * rank
+            if self.settings.loss == "rank_margin":
+                total = total - sums[learnt] * (1 + rank)
+            else:
+                total = total - sums[learnt] + counts[learnt] * rank
         count = torch.as_tensor(num_items_in_batch if num_items_in_batch is not None else (labels != IGNORE).sum())
         return total / count.to(total.device).clamp(min=1) * self.accelerator.num_processes
 
@@ -260,6 +269,7 @@ class RankedTrainer(SupervisedTrainer):
         return self._describe(iteration, drawn)
 
     def _draw(self, iteration: int) -> list[list[Scored]]:
+        """Sample and score; what is sampled first is verified while the rest is being sampled."""
         from core.inference.engines.hf import HfEngine
 
         model = self.accelerator.unwrap_model(self.model)
@@ -267,24 +277,33 @@ class RankedTrainer(SupervisedTrainer):
         engine = HfEngine(model.eval(), self.tokenizer)
         prompts = [self.grouped.prompt(i) for i in range(len(self.grouped))]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        drawn: list[list[Any]] = [[] for _ in prompts]
-        for number in range(self.settings.samples):
-            for start in range(0, len(order), 64):
-                part = order[start : start + 64]
-                seed = (self.args.seed * 1009 + iteration) * 65537 + number * 4099 + start
+        wanted = [i for i in order for _ in range(self.settings.samples)]
+        drawn: list[tuple[int, Any]] = []
+
+        def new_texts() -> Iterator[tuple[int, str]]:
+            seen = set(self._scores)
+            for start in range(0, len(wanted), self.settings.batch):
+                part = wanted[start : start + self.settings.batch]
+                seed = (self.args.seed * 1009 + iteration) * 65537 + start
                 sampling = replace(self.settings.sampling, seed=seed % 2**31)
-                for i, output in zip(part, engine.generate([Request(prompts[i]) for i in part], sampling)):
-                    drawn[i].append(output)
-        model.train(training)
+                made = list(zip(part, engine.generate([Request(prompts[i]) for i in part], sampling)))
+                drawn.extend(made)
+                for i, output in made:
+                    if output.finish_reason != "length" and (i, output.text) not in seen:
+                        seen.add((i, output.text))
+                        asked.append((i, output.text))
+                        yield i, output.text
+
+        asked: list[tuple[int, str]] = []
         assert self.score_all is not None
-        flat = [(i, output) for i, outputs in enumerate(drawn) for output in outputs]
-        whole = [(i, o.text) for i, o in flat if o.finish_reason != "length"]
-        known = iter(self.score_all(whole))
+        for number, score in enumerate(self.score_all(new_texts())):
+            self._scores[asked[number]] = float(score)
+        model.train(training)
         found: list[list[Scored]] = [[] for _ in prompts]
-        for i, output in flat:
+        for i, output in drawn:
             cut = output.finish_reason == "length"
             ids = list(output.ids) + ([] if cut else [self.tokenizer.eos_token_id])
-            found[i].append(Scored(ids, output.text, 0.0 if cut else float(next(known)), cut))
+            found[i].append(Scored(ids, output.text, 0.0 if cut else self._scores[i, output.text], cut))
         return found
 
     def _describe(self, iteration: int, drawn: Sequence[Sequence[Scored]]) -> dict[str, Any]:
@@ -325,7 +344,8 @@ class _Iterations(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
         settings = trainer.settings
-        epochs = max(1.0, state.max_steps * args.gradient_accumulation_steps / max(1, len(kwargs["train_dataloader"])))
+        steps = max(1, -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps))
+        epochs = max(1.0, state.max_steps / steps)
         iteration = min(settings.iterations - 1, int((state.epoch or 0) * settings.iterations / epochs + 1e-6))
         if iteration == self.last:
             return

@@ -9,7 +9,7 @@ samples instead, which is above every answer that does not. Every checker run go
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from apps.rtl.example import RtlExample
     from apps.rtl.verdict import RtlVerdict
     from core.training.stage import Stage, StageContext
+
+AHEAD = 16384
+"""Answers that may wait for their check."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class ItertlConfig:
     temperature: float = key(0.5, "of sampling", above=0)
     top_p: float = key(0.95, "of sampling", above=0, most=1)
     max_new_tokens: int = key(512, "longest answer, at most data.max_length; a longer one counts as failed", least=1)
+    sample_batch: int = key(64, "answers sampled at a time", least=1)
+    beta: float = key(0.1, "of the loss dpo", above=0)
     kl_limit: float | None = key(None, "stop when the model is this far from the first one, in nats a token")
     unique_least: float = key(0.0, "stop when fewer than this share of the answers differ", least=0, most=1)
 
@@ -64,6 +69,7 @@ def itertl(ctx: StageContext) -> Stage:
     longest = min(options.max_new_tokens, recipe.data.max_length)
     settings = LoopSettings(
         options.iterations, options.samples_per_prompt - 1, options.loss, options.gap, options.margin, options.weight,
+        beta=options.beta, batch=options.sample_batch,
         restart=options.restart, split=options.split_backward,
         sampling=SamplingParams(longest, temperature=options.temperature, top_p=options.top_p),
         kl_limit=options.kl_limit, unique_least=options.unique_least,
@@ -100,22 +106,30 @@ class Scorer:
 
             workers = None if self.verify.workers == "auto" else self.verify.workers
             limits = Limits(simulate_s=min(30.0, self.verify.timeout_s))
-            self._harness = RtlHarness(level=self.verify.sandbox, workers=workers, limits=limits, cache=self.cache,
-                                       **self.verify.with_)  # fmt: skip
+            options = {"cache": self.cache, **self.verify.with_}
+            self._harness = RtlHarness(level=self.verify.sandbox, workers=workers, limits=limits, **options)
         return self._harness
 
-    def __call__(self, pairs: Sequence[tuple[int, str]]) -> list[float]:
-        """Raises `DataError` for a row whose own reference fails: nothing could be learnt from its verdicts."""
-        jobs = [(self.examples[i], text) for i, text in pairs]
-        found = []
-        for (example, _), verdict in zip(jobs, self.harness.verify_many(jobs)):
+    def __call__(self, pairs: Iterable[tuple[int, str]]) -> Iterator[float]:
+        """Scores in order; pairs are read far ahead, so that the model samples while answers are checked.
+
+        Raises `DataError` for a row whose own reference fails: nothing could be learnt from its verdicts.
+        """
+        asked: list[RtlExample] = []
+
+        def jobs() -> Iterator[tuple[RtlExample, str]]:
+            for i, text in pairs:
+                asked.append(self.examples[i])
+                yield self.examples[i], text
+
+        for number, verdict in enumerate(self.harness.verify_many(jobs(), ahead=AHEAD)):
+            example = asked[number]
             if verdict.letter == "I":
                 raise DataError(
                     f"the reference of '{example.id}' fails its own check: {verdict.detail}", field="reference",
                     hint="remove the row, or repair its testbench",
                 )  # fmt: skip
-            found.append(score_of(verdict, example, self.how))
-        return found
+            yield score_of(verdict, example, self.how)
 
 
 def score_of(verdict: RtlVerdict, example: RtlExample, how: str = "functional") -> float:

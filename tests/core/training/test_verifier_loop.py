@@ -79,13 +79,13 @@ def rows(tokenizer, count=4):
     return made
 
 
-def trainer_of(parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _, text in pairs], **train):
+def trainer_of(parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _, text in pairs], sizes=None, **train):
     from core.config.schema import Recipe
     from core.training.arguments import training_arguments
 
     tokenizer, make = parts
     recipe = Recipe(app="rtl", train=TrainConfig(lr=1e-3, **train))
-    sizes = {"micro": 2, "accumulation": 1, "steps": 6, "sequences_a_step": 2}
+    sizes = {"micro": 2, "accumulation": 1, "steps": 6, "sequences_a_step": 2, **(sizes or {})}
     cls = ranked_trainer(loop, tokenizer, score, None, folder / "scored")
     return cls(
         model=make(), args=training_arguments(recipe, sizes, folder / "out", "cpu"),
@@ -134,8 +134,8 @@ def test_it_samples_scores_trains_and_never_samples_twice(parts, tmp_path):
     asked = []
 
     def score(pairs):
-        asked.append(len(pairs))
-        return [0.5] * len(pairs)
+        asked.append(list(pairs))
+        return [0.5] * len(asked[-1])
 
     loop = settings(iterations=2, samples=2, sampling=SamplingParams(max_new_tokens=6, temperature=1.0))
     trainer = trainer_of(parts, tmp_path, loop, score, epochs=3)
@@ -153,6 +153,65 @@ def test_it_samples_scores_trains_and_never_samples_twice(parts, tmp_path):
     files[0].write_text("")
     with pytest.raises(DataError, match="other data"):
         again.begin(0)
+
+
+def test_few_rows_iterate_as_often_as_asked(parts, tmp_path):
+    loop = settings(iterations=3, samples=1, sampling=SamplingParams(max_new_tokens=2, temperature=1.0))
+    trainer = trainer_of(parts, tmp_path, loop, sizes={"accumulation": 3, "steps": 3}, epochs=3)
+    trainer.train()
+    assert len(list((tmp_path / "scored").glob("*.jsonl"))) == 3
+
+
+def test_a_text_is_verified_once_while_the_model_samples_on(parts, tmp_path, monkeypatch):
+    from core.inference.engines.hf import HfEngine
+    from core.inference.request import Output
+
+    sampled, asked = [], []
+    texts = {0: "a", 1: "b", 2: "a", 3: "c"}
+
+    def generate(engine, requests, sampling):
+        sampled.append(len(requests))
+        return [Output([5], texts[n % 4], None, "length" if texts[n % 4] == "c" else "stop")
+                for n in range(len(requests))]  # fmt: skip
+
+    def score(pairs):
+        for pair in pairs:
+            asked.append((pair, len(sampled)))
+            yield 1.0 if pair[1] == "a" else 0.25
+
+    monkeypatch.setattr(HfEngine, "generate", generate)
+    trainer = trainer_of(parts, tmp_path, settings(samples=4, batch=8), score)
+    told = trainer.begin(0)
+    assert sampled == [8, 8] and {when for _, when in asked} == {1, 2}
+    assert len(asked) == 8 and len({pair for pair, _ in asked}) == 8
+    assert told["passed"] == 0.5 and told["cut"] == 0.25
+    assert [c.score for c in trainer.grouped.candidates[0]] == [1.0, 0.25, 1.0, 0.0]
+    trainer.begin(1)
+    assert len(asked) == 8
+
+
+def test_ranking_multiplies_or_adds(parts, tmp_path):
+    found = {}
+    for loss in ("none", "rank_margin", "rank_log"):
+        trainer = trainer_of(parts, tmp_path, settings(loss, weight=2.0, margin=0.3))
+        trainer.model.eval()
+        batch = batch_of(trainer, parts[0])
+        count = (batch["labels"] != IGNORE).sum()
+        found[loss] = float(trainer.compute_loss(trainer.model, {**batch}, num_items_in_batch=count))
+        sums, counts = trainer._logprobs(trainer.model, {k: batch[k] for k in ("input_ids", "attention_mask")},
+                                         batch["targets"])  # fmt: skip
+        ranks = [
+            2.0 * float(rank_term((sums / counts)[batch["groups"] == g], batch["scores"][batch["groups"] == g],
+                                  trainer.settings))
+            for g in (0, 1)
+        ]  # fmt: skip
+        first = [int((batch["groups"] == g).nonzero()[0]) for g in (0, 1)]
+        if loss == "rank_margin":
+            expected = sum(-float(sums[i]) * (1 + r) for i, r in zip(first, ranks)) / int(count)
+            assert found[loss] == pytest.approx(expected, rel=1e-5)
+        if loss == "rank_log":
+            expected = found["none"] + sum(int(counts[i]) * r for i, r in zip(first, ranks)) / int(count)
+            assert found[loss] == pytest.approx(expected, rel=1e-5)
 
 
 def test_packed_rows_are_refused(parts, tmp_path):
