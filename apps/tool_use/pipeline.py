@@ -14,6 +14,7 @@ from apps.tool_use.data import ToolExample
 from apps.tool_use.session import FINISH, Outcome, Session
 from apps.tool_use.spec import ToolSpec, as_spec, check_tools
 from apps.tool_use.trace import ToolEvent, Trace, answered, prompt_key
+from core.data.segments import Segment
 from core.errors import AppInputError, ConfigError
 from core.inference.pipeline import BasePipeline, PipelineConfig
 from core.inference.request import Event, Output, Request, Result, SamplingParams
@@ -110,12 +111,14 @@ class FunctionCallPipeline(BasePipeline):
 @dataclasses.dataclass(frozen=True)
 class ToolUseConfig(FunctionCallConfig):
     """Args:
-    strategy: single (calls at once, then an answer in words), react (one chain) or dfsdt (depth-first search).
+    strategy: single (calls at once, then an answer in words), react (one chain), dfsdt (depth-first search) or latm
+        (a made tool). store: folder of the tools of latm.
     max_calls: model calls of a question. max_depth: nodes of a chain: thoughts, tool names and arguments.
     width, answers, climb, ranked: of dfsdt; see `methods.dfsdt.Dfsdt`. most: calls of a step.
     """
 
-    strategy: Literal["single", "react", "dfsdt"] = "react"
+    strategy: Literal["single", "react", "dfsdt", "latm"] = "react"
+    store: str | None = None
     most: int | None = 1
     max_calls: int = 200
     max_depth: int = 12
@@ -180,11 +183,19 @@ class ToolUsePipeline(FunctionCallPipeline):
         return super().from_pretrained(path, **options).use(executor, tools)
 
     def to_example(self, given: Any, tools: Any = None) -> ToolExample:
+        if self.config.strategy == "latm" and isinstance(given, str):
+            return ToolExample(given, ())
         if isinstance(given, str):
             given = {"query": given, "tools": tools if tools is not None else self.tools}
         elif isinstance(given, Mapping) and not given.get("tools"):
             given = {**given, "tools": self.tools}
         return super().to_example(given)
+
+    def complete(self, prompt: str, **gen: Any) -> str:
+        """What the model says to a prompt as it is: as maker, user or judge."""
+        made = dataclasses.replace(self.request([Segment(prompt)]), stop=("<|im_end|>",))
+        (output,) = self.engine.generate([made], self._split(gen)[0])
+        return output.text.strip()
 
     def stream(self, given: Any, **gen: Any) -> Iterator[Event]:
         """Events of kind thought, call, observation and answer as they happen, then `done` with the result."""
@@ -220,17 +231,24 @@ class ToolUsePipeline(FunctionCallPipeline):
     def _session(self, example: ToolExample, sampling: SamplingParams) -> Session:
         if not example.query.strip():
             raise AppInputError("the question is empty")
-        c, steps = self.config, self.config.strategy != "single"
+        if self.executor is None and self.config.strategy != "latm":
+            raise ConfigError(
+                "there is nothing that runs the calls",
+                hint="executor=Local(functions, trusted=True), say; FunctionCallPipeline only writes calls",
+            )
+        c, steps = self.config, self.config.strategy in ("react", "dfsdt")
         offered = (*example.tools, FINISH) if steps else example.tools
 
         def request(messages: Sequence[Mapping[str, Any]]) -> Request:
+            if c.strategy == "latm":
+                return self.request([Segment(messages[-1]["content"])])
             turns = [*({"role": role, "content": text} for role, text in example.context), *messages]
             return self.request(prompts.conversation(offered, turns, c.template or "plain", c.form, steps=steps))
 
         def ask(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str, Parsed]:
             made = request(messages)
             self._check_room(made, example.tools)
-            words = not steps and any(message["role"] == "tool" for message in messages)
+            words = c.strategy == "latm" or (not steps and any(message["role"] == "tool" for message in messages))
             made = dataclasses.replace(made, stop=prompts.STOPS) if words else self._kept(made, offered, steps)
             (output,) = self.engine.generate([made], sampling)
             text = output.text.strip()
@@ -248,6 +266,13 @@ class ToolUsePipeline(FunctionCallPipeline):
             from apps.tool_use.methods.dfsdt import Dfsdt
 
             return Dfsdt(session, c.width, c.answers, c.climb, c.ranked).search()
+        if c.strategy == "latm":
+            from apps.tool_use.methods.latm import latm
+            from apps.tool_use.tool_store import ToolStore
+
+            if c.store is None:
+                raise ConfigError("the strategy latm takes its tools from a store", hint="store: FOLDER")
+            return latm(session, ToolStore(c.store))
         from apps.tool_use.methods.react import react, single
 
         return react(session) if c.strategy == "react" else single(session)
@@ -261,8 +286,8 @@ class ToolUsePipeline(FunctionCallPipeline):
             if step.kind == "Action Input" and step.parent is not None and step.parent.text != FINISH.name
         ]
         answer = answered(node) if node is not None else ""
-        if self.config.strategy == "single" and path and path[-1].kind == "Thought":
-            answer = path[-1].text
+        if self.config.strategy in ("single", "latm") and outcome.finish == "answer" and node is not None:
+            answer = node.text if node.kind == "Thought" else node.observation
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None}
         trace = Trace(
             example.query, [tool.to_chat() for tool in example.tools], self.config.strategy, settings,

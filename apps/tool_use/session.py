@@ -16,7 +16,6 @@ from apps.tool_use.executors.observation import ANSWER, BAD_ARGUMENTS, GIVE_UP, 
 from apps.tool_use.schema import problem
 from apps.tool_use.spec import ToolSpec
 from apps.tool_use.trace import Node, ToolEvent
-from core.errors import ConfigError
 
 FINISH = ToolSpec(
     "Finish",
@@ -68,9 +67,6 @@ class Session:
     root: Node = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.executor is None:
-            raise ConfigError("there is nothing that runs the calls", hint="give executor=…, e.g. Local(functions, "
-                              "trusted=True); FunctionCallPipeline only writes calls")  # fmt: skip
         self.root = Node("Action Input", messages=({"role": "user", "content": self.query},))
 
     def ended(self, node: Node) -> str | None:
