@@ -22,6 +22,17 @@ def stsb(split: str, lang: str = "en") -> list[Any]:
     return load_data(placed(f"embeddings/stsb_multi/stsb-{lang}-{split}.csv"), "sts", task="")
 
 
+def lexical_spearman() -> float:
+    """Spearman ×100 of TF-IDF's cosine on STS-B dev."""
+    from scipy.stats import spearmanr
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    pairs = stsb("dev")
+    words = TfidfVectorizer().fit([text for pair in pairs for text in (pair.text, pair.text2)])
+    a, b = words.transform([p.text for p in pairs]), words.transform([p.text2 for p in pairs])
+    return round(100 * float(spearmanr(a.multiply(b).sum(1).A1, [p.score for p in pairs]).statistic), 2)
+
+
 def placed(name: str) -> Path:
     """A file or folder of the development data. Raises `Unavailable` when it is not there."""
     path = data_root() / name
@@ -70,16 +81,21 @@ def shuffled_folds(classes: list[str], folds: int) -> list[int]:
     return found
 
 
-def lexical(examples: list[Any]) -> Any:
-    """The report of BM25 on a search collection."""
-    from apps.embeddings import EmbeddingEvaluator
+def lexical_hits(examples: list[Any]) -> list[Any]:
+    """BM25's hundred best documents of each query of a search collection."""
     from core.retrieval import Bm25Index
 
     documents = [example for example in examples if example.kind == "document"]
     index = Bm25Index([str(d.id) for d in documents], [d.text for d in documents])
+    return index.search([example.text for example in examples if example.kind == "query"], 100)
+
+
+def lexical(examples: list[Any]) -> Any:
+    """The report of BM25 on a search collection."""
+    from apps.embeddings import EmbeddingEvaluator
+
+    found = [[list(hit) for hit in row] for row in lexical_hits(examples)]
     queries = [example for example in examples if example.kind == "query"]
-    hits = index.search([query.text for query in queries], 100)
-    found = [[list(hit) for hit in row] for row in hits]
     return EmbeddingEvaluator(["ndcg@10", "recall@100", "mrr@10"]).score(found, queries)
 
 

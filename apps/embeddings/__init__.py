@@ -26,7 +26,7 @@ APP = App(
     data="apps.embeddings.data",
     pipeline="apps.embeddings.pipeline:EmbeddingPipeline",
     evaluator="apps.embeddings.evaluator:EmbeddingEvaluator",
-    methods=("apps.embeddings.methods.contrastive",),
+    methods=("apps.embeddings.methods.contrastive", "apps.embeddings.methods.warm"),
     model="apps.embeddings.model:build_model",
 )
 EDITS.register("embedding")(Part("apps.embeddings.model:edit", "apps.embeddings.options:EmbeddingOptions"))

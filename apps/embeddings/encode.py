@@ -74,15 +74,22 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str], m
     return found
 
 
-def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of texts in groups of like length, the longest first; a group's padded tokens stay within `budget`."""
+def by_length(lengths: Sequence[int], budget: int, least: int = 1024) -> list[list[int]]:
+    """Numbers of texts in groups of like length, the longest first; a group's padded tokens stay within `budget`.
+
+    A group of `least` tokens, which is worth a pass of its own, ends before a text shorter than seven eighths of its
+    longest: padding is then under an eighth of it.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     groups: list[list[int]] = []
     for number in order:
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= budget:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
+        if groups:
+            group, longest = groups[-1], lengths[groups[-1][0]]
+            full = len(group) * longest >= least and 8 * lengths[number] < 7 * longest
+            if not full and (len(group) + 1) * longest <= budget:
+                group.append(number)
+                continue
+        groups.append([number])
     return groups
 
 

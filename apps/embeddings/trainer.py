@@ -26,6 +26,9 @@ from core.errors import ConfigError, DataError
 from core.training.saving import Saving
 from core.training.schedule import schedule
 
+WORTH_A_PASS = 8192
+"""Padded tokens from which a pass over a GPU costs more than its launches."""
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -122,14 +125,14 @@ class BatchOrder(Sampler[int]):
 class ChunkCollator:
     """Rows of one process → chunks of texts of like length, and what the loss needs to know of them."""
 
-    def __init__(self, pad: int, chunk_tokens: int) -> None:
-        self.pad, self.chunk_tokens = pad, chunk_tokens
+    def __init__(self, pad: int, chunk_tokens: int, least: int = 1024) -> None:
+        self.pad, self.chunk_tokens, self.least = pad, chunk_tokens, least
 
     def __call__(self, rows: Sequence[Contrast]) -> dict[str, Any]:
         columns = min(len(row.texts) for row in rows)
         texts = [row.texts[column] for column in range(columns) for row in rows]
         chunks = []
-        for group in by_length([len(text.ids) for text in texts], self.chunk_tokens):
+        for group in by_length([len(text.ids) for text in texts], self.chunk_tokens, self.least):
             chunks.append({**padded([texts[i] for i in group], self.pad), "index": torch.tensor(group)})
         return {
             "chunks": chunks,
@@ -185,7 +188,7 @@ class ContrastiveTrainer(Saving, Trainer):
             args=args,
             train_dataset=dataset,
             eval_dataset=eval_dataset,
-            data_collator=ChunkCollator(pad, chunk_tokens),
+            data_collator=ChunkCollator(pad, chunk_tokens, 1024 if args.device.type == "cpu" else WORTH_A_PASS),
             callbacks=callbacks,
         )
         self.train_config, self.backend = train_config, backend or BackendConfig()

@@ -19,7 +19,7 @@ APP = App(
     data="apps.qa.data",
     pipeline="apps.qa.pipeline:QaPipeline",
     evaluator="apps.qa.evaluator:QaEvaluator",
-    methods=("apps.qa.methods.sft",),
+    methods=("apps.qa.methods.sft", "apps.qa.methods.grid"),
 )
 
 _ROOMS = {"QaPipeline": "pipeline", "QaEvaluator": "evaluator", "QaExample": "data", "load_data": "data"}

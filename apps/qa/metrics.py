@@ -90,3 +90,16 @@ def average_precision(ranked: Sequence[str], relevant: set[str]) -> float:
 def geometric_mean(values: Sequence[float], floor: float = 0.01) -> float:
     """GMAP: the geometric mean, each value raised by `floor` so that one zero does not decide all."""
     return math.exp(sum(math.log(value + floor) for value in values) / len(values)) if values else 0.0
+
+
+def found_documents(ranked: Sequence[Sequence[str]], relevant: Sequence[set[str]]) -> dict[str, float]:
+    """Means over questions of the first ten documents: precision, recall, F1, MAP; and GMAP. 0 to 1."""
+    values = [average_precision(names, own) for names, own in zip(ranked, relevant)]
+    shares = []
+    for names, own in zip(ranked, relevant):
+        right = len(set(names[:10]) & own)
+        precision, recall = right / max(1, len(names[:10])), right / max(1, len(own))
+        shares.append((precision, recall, 2 * precision * recall / (precision + recall) if right else 0.0))
+    means = [sum(column) / len(shares) for column in zip(*shares)] if shares else [0.0] * 3
+    found = dict(zip(("precision", "recall", "f1"), means))
+    return {**found, "map": sum(values) / max(1, len(values)), "gmap": geometric_mean(values)}

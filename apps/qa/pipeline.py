@@ -4,13 +4,15 @@
     ask.use(corpus=passages, solved=answered_questions)
     ask("Do mitochondria play a role in programmed cell death?").text
 
-Passages come from a lexical index over `corpus` where a question brings none. Answered questions that are nearest to
-the one asked stand before it. A question with options is decided by their probability, any other is generated.
+Passages come from an index over `corpus` where a question brings none. Answered questions that are nearest to the one
+asked stand before it. A question with options is decided by their probability, any other is generated; below a wanted
+probability the pipeline abstains.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 from apps.qa import prompts
 from apps.qa.data import QaExample, example_from
 from apps.qa.evaluator import QaEvaluator
+from apps.qa.passages import Embed, Passages, Retrieval, snippets
 from core.data.segments import prompt_segments, render
 from core.errors import AppInputError
 from core.inference.pipeline import BasePipeline, PipelineConfig
@@ -31,14 +34,23 @@ class QaConfig(PipelineConfig):
 
     Args:
         template: "rag" shows passages, "closed" does not. shots: answered questions before the one asked.
-        passages: how many are retrieved. context_chars: characters of passages of a question, and of a shot.
+        retrieval: bm25, dense or hybrid. passages: how many are retrieved for a question that brings none.
+        extra: how many are retrieved beside those that a question brings. expand: words added to a lexical query.
+        snippets: sentences kept of all passages; 0 keeps them whole. context_chars, shot_chars: characters of passages
+            of a question, and of a shot.
+        abstain: a question with options gets the answer "" when none has this probability among them.
     """
 
     template: str | None = "rag"
     shots: int = 0
+    retrieval: Retrieval = "bm25"
     passages: int = 3
+    extra: int = 0
+    expand: int = 0
+    snippets: int = 0
     context_chars: int = 1500
     shot_chars: int = 300
+    abstain: float = 0.0
 
 
 class QaPipeline(BasePipeline):
@@ -54,16 +66,22 @@ class QaPipeline(BasePipeline):
 
     def __init__(self, engine: Any, tokenizer: Any, config: QaConfig | None = None) -> None:
         super().__init__(engine, tokenizer, config)
-        self.corpus: list[str] = []
         self.solved: list[QaExample] = []
-        self._index: Bm25Index | None = None
+        self.passages: Passages | None = None
         self._shots: Bm25Index | None = None
 
-    def use(self, corpus: Sequence[str] = (), solved: Sequence[QaExample] = ()) -> QaPipeline:
-        """Passages to retrieve from, and answered questions to show. Returns the pipeline."""
-        self.corpus, self.solved = list(corpus), [example for example in solved if example.answers]
-        self._index = _index(self.corpus)
-        self._shots = _index([example.question for example in self.solved])
+    def use(
+        self, corpus: Sequence[str] = (), solved: Sequence[QaExample] = (), embed: Embed | None = None
+    ) -> QaPipeline:
+        """Passages to retrieve from, and answered questions to show. Returns the pipeline.
+
+        Args:
+            embed: gives vectors of passages and questions, for dense and hybrid retrieval; an `EmbeddingPipeline` does.
+        """
+        self.passages = Passages(corpus, embed) if corpus else None
+        self.solved = [example for example in solved if example.answers]
+        questions = [example.question for example in self.solved]
+        self._shots = Bm25Index([str(number) for number in range(len(questions))], questions) if questions else None
         return self
 
     def to_example(self, given: Any, **fields: Any) -> QaExample:
@@ -78,11 +96,16 @@ class QaPipeline(BasePipeline):
         return example_from({**given, **fields})
 
     def retrieve(self, example: QaExample) -> tuple[str, ...]:
-        """The passages of a question: its own, else those found in the corpus."""
-        if example.contexts or self._index is None:
-            return example.contexts
-        hits = self._index.search([example.question], self.config.passages)[0]
-        return tuple(self.corpus[int(hit.id)] for hit in hits)
+        """The passages of a question: its own and `extra` ones, or those found in the corpus."""
+        config, found = self.config, list(example.contexts)
+        wanted = config.extra if found else config.passages
+        if self.passages is not None and wanted:
+            places = self.passages.search(example.question, wanted + len(found), config.retrieval, config.expand)
+            others = [self.passages.texts[place] for place in places]
+            found += [text for text in others if text not in example.contexts][:wanted]
+        if config.snippets and config.template != "closed":
+            return snippets(example.question, found, config.snippets)
+        return tuple(found)
 
     def shots_for(self, example: QaExample) -> list[QaExample]:
         """Answered questions of the same type, the nearest last; never the question itself."""
@@ -126,21 +149,20 @@ class QaPipeline(BasePipeline):
         return f" {target}"
 
     def predict(self, examples: Sequence[Any], **gen: Any) -> list[Any]:
-        """Texts. Of a yes-no question's options the one that the model holds most probable."""
+        """Texts. Of a yes-no question's options the one that the model holds most probable, or "" to abstain."""
         examples = [self.to_example(example) for example in examples]
         found: list[Any] = [None] * len(examples)
         choices = [(i, option) for i, e in enumerate(examples) if e.type == "yesno" for option in e.options]
         if choices:
             values = self.score([examples[i] for i, _ in choices], [option for _, option in choices])
-            best: dict[int, float] = {}
+            scored: dict[int, dict[str, float]] = {}
             for (number, option), value in zip(choices, values):
-                if number not in best or value > best[number]:
-                    best[number], found[number] = value, option
+                scored.setdefault(number, {})[option] = value
+            for number, own in scored.items():
+                best = max(own, key=lambda option: own[option])
+                sure = 1 / sum(math.exp(value - own[best]) for value in own.values())
+                found[number] = best if sure >= self.config.abstain else ""
         rest = [i for i, answer in enumerate(found) if answer is None]
         for number, result in zip(rest, self.batch([examples[i] for i in rest], **gen)):
             found[number] = result.text
         return found
-
-
-def _index(texts: list[str]) -> Bm25Index | None:
-    return Bm25Index([str(number) for number in range(len(texts))], texts) if texts else None

@@ -19,24 +19,28 @@ from benchmarks.bar import ROOT, Bar, Measured, Setting
 from benchmarks.embedding_sets import stsb
 
 FACTOR, EQUAL, BATCH = 1.2, 1e-5, 512
-STEPS, WARM = 30, 8
+STEPS, WARM = 16, 4
 SHAPE = {"vocab_size": 8192, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
          "intermediate_size": 3072, "max_position_embeddings": 512}  # fmt: skip
 SMALL = {**SHAPE, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
 
 def measure(setting: Setting) -> Measured:
-    steps = 12 if setting.quick else STEPS
+    steps = 8 if setting.quick else STEPS
     folder = encoder(setting.work / "encoder", SMALL if setting.quick else SHAPE)
-    ours = ours_speed(folder, steps, setting.work / "ours")
+    first = ours_speed(folder, steps, setting.work / "ours")
     theirs = {size: library_speed(folder, steps, size, setting.work / f"theirs{size}") for size in (32, 128, 512)}
+    ours = min(first, ours_speed(folder, steps, setting.work / "ours"))
     difference = two_processes(setting.work)
     best = max(theirs.values())
     return Measured(
         round(ours / best, 2),
         ours / best >= FACTOR and difference <= EQUAL,
         baseline={"sentence-transformers, samples/s by mini-batch": {k: round(v) for k, v in theirs.items()}},
-        details={"samples/s": round(ours), "one process against two, relative difference of losses": difference},
+        details={
+            "samples/s, the slower of before and after": round(ours),
+            "one process against two, relative difference of losses": difference,
+        },
     )
 
 
@@ -209,6 +213,6 @@ BAR = Bar(
     "× sentence-transformers' samples/s",
     f"≥ {FACTOR:g}; losses equal within {EQUAL:g}",
     "gpu",
-    5,
+    2,
     measure,
 )

@@ -6,7 +6,7 @@ Trains `recipes/embeddings/minilm_sts.yaml` for one epoch and scores the dev par
 from __future__ import annotations
 
 from benchmarks.bar import ROOT, Bar, Measured, Setting
-from benchmarks.embedding_sets import package_model, stsb, trained
+from benchmarks.embedding_sets import lexical_spearman, package_model, trained
 
 TARGET = 85.0
 
@@ -28,17 +28,6 @@ def measure(setting: Setting) -> Measured:
         chance=0.0,
         details={"n": after.n, "ci95": after.ci95},
     )
-
-
-def lexical_spearman() -> float:
-    """TF-IDF cosine on the dev part."""
-    from scipy.stats import spearmanr
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    pairs = stsb("dev")
-    words = TfidfVectorizer().fit([text for pair in pairs for text in (pair.text, pair.text2)])
-    a, b = words.transform([p.text for p in pairs]), words.transform([p.text2 for p in pairs])
-    return round(100 * float(spearmanr(a.multiply(b).sum(1).A1, [p.score for p in pairs]).statistic), 2)
 
 
 BAR = Bar(
