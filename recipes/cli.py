@@ -23,6 +23,7 @@ VERBS = {
     "merge": "fold a run's adapters into its base",
     "export": "a run's adapter as other runtimes read it",
     "chat": "talk to a run or a model in the terminal",
+    "l2mac": "carry out a long task file by file in a short context, every step checked",
     "demo": "open an app's demo",
     "report": "write a run's one-page report",
     "runs": "list, follow, stop or resume the runs here",

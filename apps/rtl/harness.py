@@ -18,7 +18,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from apps.rtl.syntax import diagnostics as parse_errors
 from apps.rtl.verdict import RtlVerdict, letter_v2, passed_v1
 from core.config.files import write_json
 from core.errors import ConfigError, DataError
-from core.execution import ExecCache, ExecPool, ExecResult, Sandbox
+from core.execution import ExecCache, ExecPool, ExecResult, Sandbox, Step
 
 Mode = Literal["strict", "v1", "v2", "rtllm"]
 MODES: tuple[Mode, ...] = ("strict", "v1", "v2", "rtllm")
@@ -178,6 +178,11 @@ class RtlHarness:
             self._boxes[engine], engine, bench.top, files, example.files,
             limits=self.limits, wave=wave, cache=self.cache,
         )  # fmt: skip
+
+    def elaborate(self, sources: Mapping[str, str]) -> ExecResult:
+        """Icarus on several files together, all modules that nothing instantiates as roots; nothing is simulated."""
+        command = ["iverilog", "-Wall", "-Wno-timescale", "-g2012", "-o", "all.vvp", *sources]
+        return self._boxes["iverilog"].run([Step(command, wall_s=self.limits.compile_s)], dict(sources))
 
     # ---- the reference -----------------------------------------------------------------------------------------
 

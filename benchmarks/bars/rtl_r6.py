@@ -19,10 +19,10 @@ from benchmarks.bar import Bar, Measured, Setting, Unavailable
 GAIN, SEEDS, ITERATIONS, DEVELOPMENT = 0.10, (1, 2, 3), 3, 0
 FAMILIES = ("gate", "mux", "counter", "register", "shift_register", "comparator", "edge_detector", "divider", "adder",
             "arbiter")  # fmt: skip
-PROMPTS, SCORED = 1000, 400
+PROMPTS, SCORED = 800, 320
 START: dict[str, Any] = {
     "preset": "llama-3m", "tokens": 200_000, "longest": 224,
-    "train": {"epochs": 10, "lr": 1.5e-3, "warmup": 0.05, "batch": {"size": 32, "unit": "rows"}},
+    "train": {"epochs": 24, "lr": 1.5e-3, "warmup": 0.05, "batch": {"size": 32, "unit": "rows"}},
 }  # fmt: skip
 _RANKED: dict[str, Any] = {
     "samples_per_prompt": 4,
@@ -43,7 +43,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "margin 1": _choice(5e-4, "rank_margin", 1.0, margin=0.3),
     "log 0.3": _choice(5e-4, "rank_log", 0.3),
     "log 1": _choice(5e-4, "rank_log", 1.0),
-    "dpo 0.1": _choice(5e-4, "dpo", 0.1, beta=10.0),
     "dpo 0.4": _choice(5e-4, "dpo", 0.4, beta=10.0),
 }
 ARMS = {"iterated": ITERATIONS, "once": 1}
@@ -60,8 +59,7 @@ def measure(setting: Setting) -> Measured:
         raise Unavailable("iverilog is not installed (Debian package: iverilog)")
     held = next(p for p in Sandbox.probe() if p.available)
     cores = len(os.sched_getaffinity(0))
-    at_once = max(1, cores // 3) if torch.cuda.is_available() else 1
-    workers = max(1, cores // at_once)
+    at_once, workers = (max(1, cores // 2), 4) if torch.cuda.is_available() else (1, cores)
     sizes = {**START, "sandbox": held.level, "score": ["test"]}
     prompts, scored, seeds, choices = PROMPTS, SCORED, SEEDS, CHOICES
     if setting.quick:

@@ -4,7 +4,8 @@
     result = unit.run()
 
 `instructions` holds the program, `files` what was written, `evaluate` checks every step in the sandbox, `control` keeps
-the context within its bounds and everything on disk, so that a killed run goes on where it was.
+the context within its bounds and everything on disk, so that a killed run goes on where it was. `program` reads tasks
+from files, `models` answers; `graft l2mac` is the door to all of it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ if TYPE_CHECKING:
     from core.agents.evaluate import CommandEvaluator, PythonEvaluator, StepReport, TextEvaluator
     from core.agents.files import FileStore
     from core.agents.instructions import InstructionRegistry
+    from core.agents.models import EngineModel, Recorded, planned
+    from core.agents.program import Program, evaluator_of, load_program
 
 _ROOMS = {
     "control": ("AgentResult", "ControlUnit", "Message"),
     "evaluate": ("CommandEvaluator", "PythonEvaluator", "StepReport", "TextEvaluator"),
     "files": ("FileStore",),
     "instructions": ("InstructionRegistry",),
+    "models": ("EngineModel", "Recorded", "planned"),
+    "program": ("Program", "evaluator_of", "load_program"),
 }
 __all__ = [
-    "AgentResult", "CommandEvaluator", "ControlUnit", "FileStore", "InstructionRegistry", "Message", "PythonEvaluator",
-    "StepReport", "TextEvaluator",
+    "AgentResult", "CommandEvaluator", "ControlUnit", "EngineModel", "FileStore", "InstructionRegistry", "Message",
+    "Program", "PythonEvaluator", "Recorded", "StepReport", "TextEvaluator", "evaluator_of", "load_program", "planned",
 ]  # fmt: skip
 
 

@@ -110,6 +110,7 @@ class ControlUnit:
         self.folder = Path(folder) if folder is not None else None
         self.base, self.max_restarts, self.max_turns = temperature, max_restarts, max_turns
         self.state = _State(temperature=temperature)
+        self._said = ""
         if self.folder is not None and (self.folder / "state.json").is_file():
             self._resume()
         self.registry.start()
@@ -125,11 +126,14 @@ class ControlUnit:
     def _room(self) -> int:
         return self.context - self.reply
 
-    def run(self) -> AgentResult:
-        """Go on until all instructions are done or one fails."""
+    def run(self, told: Callable[[str], Any] | None = None) -> AgentResult:
+        """Go on until all instructions are done or one fails. `told` gets a line about every turn."""
         while self.state.status == "running":
+            at, self._said = self.state.instruction, "begun anew with a summary"
             self._turn()
             self._save()
+            if told is not None:
+                told(f"{at + 1}/{len(self.registry)}  {self._said}")
         s = self.state
         return AgentResult(s.status, s.reason, self.store.files, s.instruction, s.turns, s.restarts)
 
@@ -149,6 +153,7 @@ class ControlUnit:
         s.turns += 1
         s.turns_here += 1
         if s.asked == "summary of the step":
+            self._said = "summed up"
             self._next(answer)
         elif s.asked == "summary of progress":
             s.summary, s.messages, s.asked = self._cut(answer.strip(), 200), [], "turn"
@@ -165,6 +170,7 @@ class ControlUnit:
         repeated = [m["text"] for m in s.messages if m["role"] == "assistant"][-6:].count(answer) > 0
         s.temperature = min(1.0, s.temperature + _HOTTER) if repeated else max(self.base, s.temperature - _COOLER)
         result = self._call(answer)
+        self._said = (result or "done: no failures").split("\n")[0]
         if s.asked == "turn":
             self._add(answer, result)
         else:
@@ -178,7 +184,9 @@ class ControlUnit:
             call = parse_call(answer)
             tool = call["tool"]
             if tool == "done":
-                report = self.evaluator.evaluate(self.store.files)
+                last = self.state.instruction + 1 == len(self.registry)
+                check = getattr(self.evaluator, "finished", None) if last else None
+                report = (check or self.evaluator.evaluate)(self.store.files)
                 if report.passed:
                     self.state.asked, self.state.failures = "summary of the step", []
                     return ""
@@ -187,7 +195,7 @@ class ControlUnit:
                 return "Files: " + (", ".join(self.store.files) or "none")
             path = str(call.get("path", ""))
             if tool == "view":
-                return self.store.read(path)
+                return f"{path}:\n{self.store.read(path)}"
             if tool == "delete":
                 self.store.delete(path)
             elif tool == "write":

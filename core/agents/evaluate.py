@@ -31,7 +31,11 @@ class StepReport:
 
 
 class Evaluator(Protocol):
-    """Checks all files of a store."""
+    """Checks all files of a store.
+
+    One that also has `finished(files)` is asked that instead when the last instruction is said to be carried out: what
+    only the whole must satisfy.
+    """
 
     def evaluate(self, files: Mapping[str, str]) -> StepReport: ...
 
