@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.tool_use.calls import Call
+from apps.tool_use.executed import BFCL_MODULES, Episode
 from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat
 from core.config.registry import Registry
 from core.data.rows import BadRows, jsonl
@@ -89,6 +90,31 @@ def bfcl(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[To
         context = tuple((turn["role"], turn["content"]) for turn in turns[:-1])
         calls = tuple(map(first_allowed, expected))
         yield ToolExample(turns[-1]["content"], tools, calls, expected, name, context, row["id"])
+
+
+@READERS.register("bfcl_multi_turn")
+def bfcl_multi_turn(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[Episode]:
+    """Multi-turn categories: `multi_turn_{split}.jsonl` (base, miss_func, miss_param) with answers and documents."""
+    folder, name = Path(path), f"multi_turn_{split or 'base'}"
+    if not (folder / f"{name}.jsonl").is_file():
+        raise DataError("unknown multi-turn category", file=folder, got=split, expected="base, miss_func, miss_param")
+    answers = {row["id"]: row["ground_truth"] for _, row in jsonl(folder / "possible_answer" / f"{name}.jsonl", on_bad)}
+    known: dict[str, list[ToolSpec]] = {}
+    for number, row in jsonl(folder / f"{name}.jsonl", on_bad):
+        try:
+            for cls in row["involved_classes"]:
+                if cls not in known:
+                    documents = jsonl(folder / "multi_turn_func_doc" / f"{BFCL_MODULES[cls]}.jsonl", on_bad)
+                    known[cls] = [from_bfcl(document) for _, document in documents]
+            left_out = set(row.get("excluded_function", ()))
+            tools = [tool for cls in row["involved_classes"] for tool in known[cls] if tool.name not in left_out]
+            turns = tuple(tuple((said["role"], said["content"]) for said in turn) for turn in row["question"])
+            expected = tuple(tuple(turn) for turn in answers[row["id"]])
+            yield Episode(
+                turns, expected, tuple(row["involved_classes"]), row["initial_config"], tuple(tools), row["id"]
+            )
+        except (KeyError, TypeError) as error:
+            on_bad.handle(DataError(f"not a multi-turn row: {error!r}", file=folder / f"{name}.jsonl", line=number))
 
 
 @READERS.register("traces")

@@ -12,6 +12,7 @@ from apps.tool_use import schema
 from apps.tool_use.ast_check import AstVerdict, check
 from apps.tool_use.calls import parse
 from apps.tool_use.data import ToolExample, wanted
+from apps.tool_use.executed import Episode, World
 from core.errors import BackendUnavailable
 from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
@@ -25,8 +26,11 @@ class ToolUseEvaluator(BaseEvaluator):
     primary = "ast_accuracy"
     known = ("ast_accuracy", "tool_accuracy", "readable", "schema_valid")
 
-    def score(self, predictions: Sequence[str], examples: Sequence[ToolExample]) -> Report:
+    def score(self, predictions: Sequence[Any], examples: Sequence[Any]) -> Report:
+        """The report; of episodes, whose predictions are calls for each step of each turn, that of `StateEvaluator`."""
         self.check(predictions, examples)
+        if isinstance(examples[0], Episode):
+            return StateEvaluator(**self.options).score(predictions, examples)
         skipped = None
         try:
             schema.library()
@@ -64,6 +68,36 @@ class ToolUseEvaluator(BaseEvaluator):
             valid = bool(fit) and all(fit) and not parsed.notes
             row["schema_valid"] = 100.0 * (valid or (not expected and not parsed.calls))
         return row
+
+
+class StateEvaluator(BaseEvaluator):
+    """Predictions are, for each turn, the steps, each a list of calls; they are run beside the gold calls.
+
+    Options: `world`, a `World` (left open); by default the leaderboard's.
+    """
+
+    name = "tool_use_state"
+    primary = "state_accuracy"
+    known = ("state_accuracy",)
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Episode]) -> Report:
+        self.check(predictions, examples)
+        given = self.options.get("world")
+        world = given or World.bfcl()
+        try:
+            verdicts = [world.judge(episode, turns) for turns, episode in zip(predictions, examples)]
+        finally:
+            if given is None:
+                world.close()
+        rows: list[dict[str, Any]] = [
+            {"input": e.query, "prediction": str(p), "reference": str(e.expected), "state_accuracy": 100.0 * v.valid,
+             "error": v.error, "turn": v.turn, "detail": v.detail}
+            for p, e, v in zip(predictions, examples, verdicts)
+        ]  # fmt: skip
+        kinds = Counter(v.error for v in verdicts if v.error)
+        signature = {"verdicts": "BFCL v4, multi-turn state and responses", "errors": dict(kinds.most_common())}
+        metrics = {"state_accuracy": _share([row["state_accuracy"] for row in rows])}
+        return Report(self.name, metrics, signature, rows, [row for row in rows if row["error"]][:20], self.primary)
 
 
 def judge(example: ToolExample, calls: Sequence[Any]) -> AstVerdict:

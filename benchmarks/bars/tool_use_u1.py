@@ -1,7 +1,8 @@
 """Our verdicts on calls against those of the leaderboard's own checker, on its gold answers and on mutations of them.
 
 The checker (package bfcl-eval, named by BFCL_EVAL as the folder that holds `bfcl_eval/`) runs in a process of its own.
-The oracle takes the first listed value of every argument and must score what it is known to score.
+The oracle takes the first listed value of every argument and must score what it is known to score. Verdicts on
+multi-turn episodes, by the state of their worlds, are compared in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tool_state
 from benchmarks.bar import ROOT, Bar, Measured, Setting, Unavailable
 from benchmarks.data import data_root
 
@@ -60,7 +62,11 @@ def measure(setting: Setting) -> Measured:
         "differing": differing,
     }
     share = 100.0 * equal / compared
-    return Measured(round(share, 3), exact and equal == compared, baseline="100: the package itself", details=details)
+    details["multi-turn state"] = state = tool_state.compare(
+        folder, data_root() / "tool_use" / "bfcl", 0 if setting.quick else 3
+    )
+    passed = exact and equal == compared and state["equal"] == state["compared"]
+    return Measured(round(share, 3), passed, baseline="100: the package itself", details=details)
 
 
 def examples(category: str) -> list[tuple[Any, list[Any]]]:
