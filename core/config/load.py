@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from core.config.limits import check_limits, settle
 from core.config.parts import check_parts, check_trackers
 from core.config.registry import METHODS, App, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
@@ -260,9 +261,11 @@ def _check(recipe: Recipe, places: Places) -> None:
     acted_on = blocks_read([stage.method for stage in recipe.stages] or [recipe.method])
     _refuse_inert(recipe, places, (), acted_on)
     check_trackers(recipe.trackers, places)
+    settle(recipe, lambda name: METHODS.get(name).limits if name in METHODS else ())
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
         _refuse_inert(stage.recipe, places, prefix, acted_on)
+        check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix)
         own = (*prefix, "model")
         packing = stage.recipe.data.packing
         check_parts(stage.recipe.model, places, own if own in places.lines else ("model",), packing)

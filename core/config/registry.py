@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from core.config.limits import Limit
 from core.errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -76,12 +77,14 @@ class Method:
 
     Args:
         tiny: preset of the model that stands in for the recipe's in its smoke form.
+        limits: keys of a recipe that it cannot act on.
     """
 
     name: str
     config: type
     build: Callable[[Any], Any]
     tiny: str = "tiny"
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ def blocks_read(names: Iterable[str | None]) -> set[str]:
     }
 
 
-def method(name: str, config: type = NoOptions, tiny: str = "tiny") -> Callable[[Callable], Callable]:
+def method(
+    name: str, config: type = NoOptions, tiny: str = "tiny", limits: tuple[Limit, ...] = ()
+) -> Callable[[Callable], Callable]:
     """Register a stage builder under `app.name`: `@method("translation.parallel", config=Parallel)`."""
 
     def add(build: Callable) -> Callable:
-        METHODS.register(name)(Method(name, config, build, tiny))
+        METHODS.register(name)(Method(name, config, build, tiny, limits))
         return build
 
     return add

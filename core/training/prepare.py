@@ -49,7 +49,7 @@ class Prepared:
 
     def for_training(self, micro: int) -> Any:
         """What the Trainer reads: the stream, or the rows filled up to equal shares of all processes."""
-        if self.stream is not None or world_size() == 1:
+        if self.stream is not None or world_size() == 1 or not isinstance(self.dataset, EncodedDataset):
             return self.stream or self.dataset
         return EvenShares(self.dataset, micro * world_size())
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from apps.chat import prompts
 from apps.chat.methods.sft import with_system
+from core.config.limits import DPO
 from core.config.registry import method
 from core.config.schema import key
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from apps.chat.data import ChatExample
@@ -34,7 +35,7 @@ class DpoConfig:
     label_smoothing: float = key(0.0, "share of pairs taken to be labelled the wrong way round", least=0, most=0.49)
 
 
-@method("chat.dpo", config=DpoConfig)
+@method("chat.dpo", config=DpoConfig, limits=DPO)
 def dpo(ctx: StageContext) -> Stage:
     """Pairs of answers behind one prompt."""
     from core.training.preference.dpo import DpoTrainer
@@ -59,6 +60,10 @@ def dpo(ctx: StageContext) -> Stage:
             rows.append(Pair(*made))
         return rows
 
+    if options.sft and options.weighting != "none":
+        raise ConfigError(
+            "a likelihood is not weighed by pairs", where="with.sft", hint="set weighting: none, or sft: 0"
+        )
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, options.sft]} if options.sft else {}
     held_out = [example for example in ctx.eval or () if example.answer and example.rejected]
     return Stage(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from apps.chat import prompts
 from apps.chat.methods.sft import with_system
+from core.config.limits import GRPO
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import ConfigError
@@ -32,7 +33,7 @@ class GrpoOptions:
     beta: float = key(0.0, "weight of the divergence from the model at the start", least=0)
 
 
-@method("chat.grpo", config=GrpoOptions)
+@method("chat.grpo", config=GrpoOptions, limits=GRPO)
 def grpo(ctx: StageContext) -> Stage:
     """Prompts; a step is `train.batch.size` answers, `group` for each prompt."""
     from core.training.preference.grpo import GrpoTrainer, encode_prompts, find_reward

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from apps.translation import prompts
 from apps.translation.data import TranslationExample
+from core.config.limits import CPO
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import render
@@ -31,7 +32,7 @@ class CpoConfig:
     nll: float = key(1.0, "weight of the likelihood of the better translation", least=0)
 
 
-@method("translation.cpo", config=CpoConfig)
+@method("translation.cpo", config=CpoConfig, limits=CPO)
 def cpo(ctx: StageContext) -> Stage:
     """Pairs of translations behind one prompt."""
     from core.training.preference.cpo import CpoTrainer

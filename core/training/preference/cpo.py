@@ -13,14 +13,15 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 
-from core.training.preference.frame import Frame
+from core.training.preference.pairwise import Pairwise
 
 
-class CpoTrainer(Frame, CPOTrainer):
+class CpoTrainer(Pairwise, CPOTrainer):
     """TRL's trainer on rows that are ids already."""
 
     config_cls = CPOConfig
     shown = ("rewards/accuracies", "rewards/margins")
+    fuses_head = False
 
     def tokenize_row(self, feature: dict[str, list[int]], model: Any = None) -> dict[str, list[int]]:
         """The columns that TRL's collator pads, from our ids."""
@@ -33,6 +34,16 @@ class CpoTrainer(Frame, CPOTrainer):
             row[f"{side}_labels"] = [-100] * len(prompt) + answer
         return row
 
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        self.useful_tokens += sum(int(inputs[f"{side}_attention_mask"].sum()) for side in ("chosen", "rejected"))
-        return super().training_step(model, inputs, *args, **kwargs)
+    def counts(self, inputs: dict[str, Any]) -> tuple[int, Any]:
+        better = inputs["chosen_labels"]
+        return len(better), (better[:, 1:] != -100).sum()
+
+    def get_batch_loss_metrics(self, model: Any, batch: dict[str, Any], train_eval: Any = "train") -> Any:
+        pairs, tokens = self.shares(batch)
+        weight = self.cpo_alpha
+        self.cpo_alpha = weight * tokens / pairs
+        try:
+            loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
+        finally:
+            self.cpo_alpha = weight
+        return loss * pairs, metrics

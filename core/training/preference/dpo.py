@@ -14,10 +14,10 @@ from typing import Any
 
 from trl import DPOConfig, DPOTrainer
 
-from core.training.preference.frame import Frame
+from core.training.preference.pairwise import Pairwise
 
 
-class DpoTrainer(Frame, DPOTrainer):
+class DpoTrainer(Pairwise, DPOTrainer):
     """TRL's trainer on rows that are ids already."""
 
     config_cls = DPOConfig
@@ -27,6 +27,17 @@ class DpoTrainer(Frame, DPOTrainer):
         # A model that was built in memory has no place that TRL could load a second copy from.
         reference = None if hasattr(model, "peft_config") else copy.deepcopy(model).eval().requires_grad_(False)
         super().__init__(model=model, ref_model=reference, **rest)
+        self._weights = list(self.loss_weights)
+
+    def counts(self, inputs: dict[str, Any]) -> tuple[int, Any]:
+        better = inputs["completion_mask"].chunk(2)[0]
+        return len(better), better[:, 1:].sum()
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        pairs, tokens = self.shares(inputs)
+        shares = [tokens if kind == "sft" else pairs for kind in self.loss_types]
+        self.loss_weights = [weight * share for weight, share in zip(self._weights, shares)]
+        return super()._compute_loss(model, inputs, return_outputs)
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset

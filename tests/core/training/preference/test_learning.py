@@ -67,6 +67,31 @@ def test_rewarded_answers_become_frequent(tiny, build, tmp_path):
     assert ids == prompts.ids[0]
 
 
+def test_switches_change_nothing_of_what_is_drawn_and_learnt(tiny, build, tmp_path):
+    import copy
+
+    from core.config.schema import BackendConfig, OffloadConfig
+    from core.training.preference.grpo import GrpoTrainer
+
+    (tmp_path / "rewards.py").write_text("def length(answer, example):\n    return len(answer) / 10\n")
+    rows = [row.chosen[:1] for row in tiny.rows[::5]]
+    prompts, _ = encode_prompts(rows, tiny.tokenizer, examples=[None] * len(rows), group=4)
+    options = {"num_generations": 4, "max_completion_length": 4, "temperature": 1.0}
+    plain = BackendConfig(kernels="plain", lora="plain", activation_checkpoint="none")
+    on = BackendConfig(kernels="fused", activation_checkpoint="selective", offload=OffloadConfig("host"))
+    found = []
+    for backend in (plain, on):
+        model = add_adapters(copy.deepcopy(tiny.model), [AdapterConfig(r=4)], seed=1)
+        trainer = build(
+            GrpoTrainer, model, prompts, tiny.tokenizer, options, steps=3, lr=1e-2, batch=8, backend=backend,
+            rewards=[f"{tmp_path / 'rewards.py'}:length"],
+        )  # fmt: skip
+        trainer.train()
+        found.append(torch.cat([p.detach().flatten() for _, p in sorted(model.named_parameters()) if p.requires_grad]))
+        assert "gradient_checkpointing_enable" not in vars(model)
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-3)
+
+
 def test_rewards_are_found_or_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine_rewards.py").write_text("def one(answer, example):\n    return 1\n")

@@ -1,0 +1,109 @@
+"""Keys that a family of methods cannot act on: each is refused where a recipe writes it, with the reason.
+
+A key that the recipe does not write is no wish; where its default would say something else than what holds, the
+resolved recipe says what holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from core.config.schema import Recipe
+from core.config.typed import Places
+from core.errors import UnsupportedError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A key of a recipe, which of its values the method cannot follow, why, and what to do.
+
+    Args:
+        holds: what holds where the stage does not write the key, in place of the default.
+    """
+
+    key: str
+    refused: Callable[[Any], bool]
+    why: str
+    hint: str
+    holds: Any = None
+
+
+def _hangs_on_the_head(adapters: list[dict[str, Any]]) -> bool:
+    named: list[str] = []
+    for adapter in adapters:
+        targets = adapter.get("targets", [])
+        named += [*adapter.get("modules_to_save", []), *([targets] if isinstance(targets, str) else targets)]
+    return any(name.rpartition(".")[2] in ("lm_head", "embed_out") for name in named)
+
+
+_ROWS_APART = (
+    Limit("data.packing", lambda on: on is True, "its rows never share a sequence", "set it to false", False),
+    Limit("data.streaming", lambda on: on is True, "its rows are read before training", "set it to false"),
+    Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out"),
+    Limit("train.label_smoothing", bool, "its loss is not over single tokens", "take it out"),
+)
+_HEAD_BY_TRL = (
+    Limit("backend.cross_entropy", lambda form: form == "whole", "TRL never makes all logits here", "set it to auto"),
+    Limit("model.adapters", _hangs_on_the_head, "TRL multiplies with the head's own weight and would leave out what "
+          "hangs on the head", "take the head out of targets and modules_to_save"),
+)  # fmt: skip
+DPO = (*_ROWS_APART, *_HEAD_BY_TRL)
+CPO = (
+    *_ROWS_APART,
+    Limit("backend.cross_entropy", lambda form: form == "fused", "TRL makes all logits here", "set it to auto"),
+)
+GRPO = (
+    *_ROWS_APART,
+    *_HEAD_BY_TRL,
+    Limit("train.batch.unit", lambda unit: unit == "tokens", "a step is so many answers", "set it to rows"),
+)
+
+
+def settle(recipe: Recipe, limits_of: Callable[[str], tuple[Limit, ...]]) -> None:
+    """Write into `recipe` what holds in each of its stages, for keys that the stage itself does not write.
+
+    Args:
+        limits_of: method → its limits.
+    """
+    for limit in limits_of(recipe.method or "") if not recipe.stages else ():
+        block, _, name = limit.key.partition(".")
+        if limit.holds is not None and _at(recipe.source.raw, (block, name)) is None:
+            setattr(getattr(recipe, block), name, limit.holds)
+    for stage in recipe.stages:
+        for limit in limits_of(stage.method):
+            block, _, name = limit.key.partition(".")
+            if limit.holds is not None:
+                getattr(stage, block).setdefault(name, limit.holds)
+
+
+def check_limits(method: str, limits: tuple[Limit, ...], recipe: Recipe, places: Places, prefix: tuple) -> None:
+    """Refuse every key of a stage that its method cannot act on.
+
+    Args:
+        recipe: the stage's, merged. prefix: where the stage stands in the recipe as written.
+
+    Raises:
+        UnsupportedError: naming the first such key and its place.
+    """
+    for limit in limits:
+        path = tuple(limit.key.split("."))
+        # of all stages' value only what no stage can set for itself
+        ways = [(*prefix, *path)] if limit.holds is not None else [(*prefix, *path), path]
+        written = next((way for way in ways if _at(recipe.source.raw, way) is not None), None)
+        if written is not None and limit.refused(_at(recipe.source.raw, written)):
+            what = f"{method} cannot follow {limit.key}: {limit.why}"
+            raise UnsupportedError(what, where=places.of(written), hint=limit.hint)
+
+
+def _at(value: Any, path: tuple) -> Any:
+    """What a recipe as written says at `path`; None where it says nothing."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+        else:
+            return None
+    return value
