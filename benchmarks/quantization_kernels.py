@@ -27,6 +27,7 @@ def main() -> int:
     print(torch.cuda.get_device_name(), torch.__version__, f"copy {bandwidth():.2f} TB/s")
     scrap = torch.zeros(1, device="cuda")
     print(f"a kernel that does nothing much: {1e6 * graph_ms([lambda: scrap.add_(1)], False):.0f} ns")
+    others(14336, 4096)
     for n, k in SHAPES:
         layer = make_layer(n, k, "rtn:4")
         layers = [layer._layout]
@@ -39,6 +40,75 @@ def main() -> int:
         del layer, layers, dense, copies
     print(f"\nµs of a plain call, 4096 × 4096, one row: {plain()}")
     return 0
+
+
+def others(n: int, k: int) -> None:
+    """The other kernels on one shape: codebooks, values beside the matrix, int8, more rows, and their peers."""
+    import torch
+
+    weight = torch.randn(n, k, device="cuda", dtype=torch.bfloat16) * 0.02
+    for m in (1, 16, 32, 64, 512):
+        x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+        dense = [weight, weight.clone()]
+        bf16 = graph_ms([partial(torch.nn.functional.linear, x, w) for w in dense], False)
+        print(f"\n{n} × {k}, {m} rows: bf16 {1e6 * bf16:.0f} ns")
+        for spec in ("rtn:4", "rtn:4:g64", "nf4", "bitmod:4", "squeezellm:dense", "squeezellm", "trilm", "llm_int8"):
+            try:
+                layers = [random_layer(n, k, spec).prepare() for _ in range(6)]
+                spent = graph_ms([partial(_forward, layer, x) for layer in layers], False)
+            except (RuntimeError, ValueError) as problem:
+                print(f"  {spec:44} {type(problem).__name__}: {str(problem)[:90]}")
+                continue
+            name = f"{spec}, kernel {layers[0].kernel}"
+            print(f"  {name:44} {1e6 * spent:8.0f} ns  {bf16 / spent:5.2f} × bf16", flush=True)
+            if spec in ("rtn:4", "nf4") and m <= 64:
+                from core.quantization.kernels.cuda.w4_a16 import book_of
+                from core.quantization.kernels.triton import w4
+
+                book = book_of(layers[0].quant)
+                spent = graph_ms([partial(w4.multiply, x, *layer._layout, book) for layer in layers], False)
+                print(f"  {spec + ', Triton twin':44} {1e6 * spent:8.0f} ns  {bf16 / spent:5.2f} × bf16", flush=True)
+        _bitsandbytes(weight, x, bf16)
+
+
+def random_layer(n: int, k: int, spec: str) -> Any:
+    """A layer whose codes and scales are random: what it costs does not depend on them."""
+    import torch
+
+    from core.quantization import QuantizedLinear, parse
+
+    quant = parse(spec)
+    share = quant.outliers + quant.sensitive
+    layer = QuantizedLinear(k, n, quant, extra={"nnz": round(share * n * k)} if share else {}, device="cuda")
+    with torch.no_grad():
+        layer.planes.copy_(torch.randint(-(2**31), 2**31 - 1, layer.planes.shape, device="cuda"))
+        for buffer in layer.buffers():
+            buffer.copy_(torch.rand(buffer.shape, device="cuda") * (14 if buffer.dtype == torch.uint8 else 0.02))
+        if share:
+            place = torch.randperm(n * k, device="cuda")[: layer.extra["nnz"]].sort().values
+            layer.sparse_col.copy_(place % k)
+            ends = torch.searchsorted(place, torch.arange(n + 1, device="cuda") * k)
+            layer.sparse_crow.copy_(ends)
+    return layer
+
+
+def _forward(layer: Any, x: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return layer(x)
+
+
+def _bitsandbytes(weight: Any, x: Any, bf16: float) -> None:
+    try:
+        import bitsandbytes.functional as peer
+        from bitsandbytes import matmul_4bit
+
+        held = [peer.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4") for _ in range(6)]
+        spent = graph_ms([partial(matmul_4bit, x, codes.t(), quant_state=state) for codes, state in held], False)
+        print(f"  {'nf4 of bitsandbytes':44} {1e6 * spent:8.0f} ns  {bf16 / spent:5.2f} × bf16", flush=True)
+    except (ImportError, RuntimeError) as problem:
+        print(f"  {'nf4 of bitsandbytes':44} {type(problem).__name__}: {str(problem)[:90]}")
 
 
 def _bytes(layout: tuple[Any, ...]) -> int:

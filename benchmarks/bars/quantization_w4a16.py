@@ -69,17 +69,27 @@ def check_kernels() -> dict[str, float]:
     import torch
 
     found: dict[str, float] = {}
-    for spec in ("rtn:4", "rtn:4:sym", "rtn:3", "rtn:4:row", "rtn:4:g256"):
-        for n, k in ((4096, 4096), (48, 1280)):
+    kinds = ("rtn:4", "rtn:4:sym", "rtn:3", "rtn:4:row", "rtn:4:g256", "rtn:4:g64", "nf4", "bitmod:3", "bitmod:4",
+             "squeezellm:dense", "squeezellm", "trilm")  # fmt: skip
+    for spec in kinds:
+        for n, k in ((4096, 2048), (48, 1280)):
+            layer = make_layer(n, k, spec)
+            dense = layer.cpu().dense_weight().cuda()
+            layer = layer.cuda()
             for dtype in (torch.bfloat16, torch.float16):
-                layer = make_layer(n, k, spec)
-                dense = layer.cpu().dense_weight().cuda()
-                layer = layer.cuda()
-                for m in (1, 3, 8, 9, 16):
+                for m in (1, 3, 8, 9, 16, 33, 64, 100):
                     x = torch.randn(m, k, device="cuda").to(dtype)
                     wanted = x.float() @ dense.t()
                     error = float((layer(x).float() - wanted).norm() / wanted.norm())
                     found[f"w4 {spec}"] = max(found.get(f"w4 {spec}", 0.0), error)
+    for spec in ("llm_int8", "bitlinear", "rtn:4:row:a8"):
+        layer = make_layer(264, 1280, spec, None)
+        for m in (1, 17, 64, 100):
+            x = torch.randn(m, 1280, device="cuda").bfloat16()
+            x[:, 5] *= 30
+            wanted = layer.prepare("reference")(x).float()
+            error = float((layer.prepare("w8a8")(x).float() - wanted).norm() / wanted.norm())
+            found[f"w8a8 {spec}"] = max(found.get(f"w8a8 {spec}", 0.0), error)
     for spec in ("rtn:4", "nf4", "bitmod:3", "rtn:3:g64", "bipolar:2", "llm_int8"):
         layer = make_layer(256, 1024, spec, None)
         ours, wanted = layer.dense_weight(), layer.cpu().dense_weight().cuda()

@@ -1,12 +1,14 @@
 """Which kernel multiplies: chosen from device, number of rows and spec, and from nothing else.
 
 A kernel is a module with `refuses(layer)` (the reason why it cannot run, or None), `arrange(layer)` (its own layout
-of the codes), `restore(layer)` (the planes again), `most_rows` (where it stops paying) and `multiply(layer, x)`. Asking
-for one that cannot run raises; "auto" takes the first that can.
+of the codes), `restore(layer)` (the planes again) and `multiply(layer, x)`; `most_rows` says where it stops paying,
+`differentiable` that gradients pass. The reference does what a kernel leaves. Asking for one that cannot run raises;
+"auto" takes the first that can. Values beside the matrix are added by their own kernel.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,11 @@ from torch import nn
 from core.errors import BackendUnavailable, ConfigError, nearest
 from core.quantization.kernels import reference
 
-KERNELS = {"lut": "core.quantization.kernels.cpu.lut", "w4": "core.quantization.kernels.cuda.w4_a16"}
+KERNELS = {
+    "lut": "core.quantization.kernels.cpu.lut",
+    "w4": "core.quantization.kernels.cuda.w4_a16",
+    "w8a8": "core.quantization.kernels.triton.w8_a8",
+}
 
 
 def prepare(layer: Any, kernel: str = "auto") -> Any:
@@ -49,13 +55,32 @@ def restore(layer: Any) -> torch.Tensor:
 
 def run(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """x (…, K) times the layer's matrix, without bias: (…, N)."""
-    if layer.kernel != "reference":
-        module = _module(layer.kernel)
-        if x.numel() // max(1, x.shape[-1]) <= module.most_rows and not (x.requires_grad and torch.is_grad_enabled()):
-            return module.multiply(layer, x)
-    return reference.quantized_linear(x, layer.state(), layer.form.text)
+    if layer.kernel == "reference":
+        return reference.quantized_linear(x, layer.state(), layer.form.text)
+    module, beside = _module(layer.kernel), bool(layer.extra.get("nnz"))
+    learning = x.requires_grad and torch.is_grad_enabled()
+    most = getattr(module, "most_rows", None)
+    if (most is not None and x.numel() // max(1, x.shape[-1]) > most) or (
+        learning and (beside or not getattr(module, "differentiable", False))
+    ):
+        return reference.quantized_linear(x, layer.state(), layer.form.text)
+    y = module.multiply(layer, x)
+    if beside:
+        from core.quantization.kernels.triton import csr
+
+        csr.add(y, x, layer.sparse_crow, layer.sparse_col, layer.sparse_val)
+    return y
 
 
+def prepare_model(model: Any) -> Any:
+    """Every quantized layer of a model that lies on a GPU with the fastest kernel that it can have, for serving."""
+    for module in model.modules():
+        if hasattr(module, "canonical_planes") and module.planes.is_cuda:
+            prepare(module)
+    return model
+
+
+@functools.cache
 def _module(name: str) -> ModuleType:
     if name not in KERNELS:
         raise ConfigError(f"unknown kernel '{name}'", hint=f"{nearest(name, KERNELS)} known: {', '.join(KERNELS)}")

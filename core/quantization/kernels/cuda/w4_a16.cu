@@ -1,15 +1,19 @@
-// y (M, N) = x (M, K) · Wᵀ for few rows, W of 4 bits with one scale and zero point for 128 inputs.
+// y (M, N) = x (M, K) · Wᵀ for few rows, W of 4 bits with scales for 128 or 64 inputs.
 //
-// The weights are the matrix operand of the tensor core (m16n8k16), the activations its 8 columns. A nibble q becomes a
-// float by one bit operation, because BASE | q is the number BASE + q (128 in bf16, 1024 in fp16); what that adds is
-// taken off once for a group, from the group's sum of activations: y += s · (d − (BASE + z) · Σx), in fp32.
+// The weights are the matrix operand of the tensor core (m16n8k16), the activations its 8 columns. A nibble of an affine
+// grid becomes a float by one bit operation, because BASE | q is the number BASE + q (128 in bf16, 1024 in fp16); what
+// that adds is taken off once for a group, from the group's sum of activations: y += s · (d − (BASE + z) · Σx), in fp32.
+// A nibble of a codebook picks its two bytes out of a table of 16 values in registers, four nibbles at a time.
 //
 // One block stays on each multiprocessor and walks over tiles of 16·R outputs; its WK warps share out the groups of K.
 // A warp copies its own weights asynchronously into a ring of STAGES units in shared memory, so that many bytes are under
 // way whatever the registers hold, and the ring runs on across tiles. A lane mostly reads what it copied itself, in the
-// order of the instruction's operands: weights are [N / 16][K / 128][2][32 lanes] × 16 bytes, scales [N / 16][K / 128][16].
+// order of the instruction's operands: weights are [N / 16][K / 128][2][32 lanes] × 16 bytes, scales
+// [N / 16][K / 128][HALVES][16] words.
 //
-// Compile with NT (tiles of 8 rows of x), WK (warps), R (tiles of 16 outputs at once), STAGES, HALF, XS (x in shared memory).
+// Compile with NT (tiles of 8 rows of x), WK (warps), R (tiles of 16 outputs at once), STAGES, HALF (fp16), XS (x in
+// shared memory), HALVES (scales in 128 inputs), BOOK: 0 affine, scale and zero point in fp16; 1 one table; 2 four
+// tables, the choice in the low bits of the scale; 3 a table for each output, and no scale.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -25,7 +29,12 @@ typedef unsigned short u16;
 #define BASE 128.0f
 #define MMA "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
 #endif
-#define UNIT 1088  // bytes of 16 rows of a group: 1024 of codes, 64 of scales and zero points
+#if BOOK == 3
+#define SCALES 0
+#else
+#define SCALES (64 * HALVES)
+#endif
+#define UNIT (1024 + SCALES)  // bytes of 16 outputs and 128 inputs
 
 __device__ __forceinline__ void mma(float* d, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm(MMA " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -49,7 +58,7 @@ __device__ __forceinline__ u16 to_output(float value) {
     return bits;
 }
 
-__device__ __forceinline__ void copy16(u32 to, const void* from) {
+__device__ __forceinline__ void copy16(u32 to, const char* from) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
@@ -59,93 +68,142 @@ __device__ __forceinline__ uint4 shared16(u32 from) {
     return v;
 }
 
-// A vector of activations, where this lane's column has a row; the registers of other lanes keep their zeros.
-__device__ __forceinline__ void activations(uint4& v, bool has, u32 in_shared, const uint4* in_global) {
-#if XS
-    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];}"
-                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "r"(in_shared), "r"((u32)has));
-#else
-    asm volatile("{.reg .pred p; setp.ne.u32 p, %5, 0; @p ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];}"
-                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(in_global), "r"((u32)has));
-#endif
+__device__ __forceinline__ u32 shared4(u32 from) {
+    u32 v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from));
+    return v;
+}
+
+__device__ __forceinline__ float2 shared_pair(u32 from) {
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from));
+    return v;
+}
+
+// The nibbles at bits 0 and 16 as two numbers; with both constants written out this would be two instructions.
+__device__ __forceinline__ u32 numbers(u32 word, u32 magic) {
+    u32 v;
+    asm("lop3.b32 %0, %1, 0x000F000F, %2, 0xEA;" : "=r"(v) : "r"(word), "r"(magic));
+    return v;
+}
+
+__device__ __forceinline__ u32 permute(u32 a, u32 b, u32 selector) {
+    u32 v;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(selector));
+    return v;
+}
+
+// The low four nibbles of `codes` as four numbers of a table: its 16 low bytes in words 0 … 3, its high ones in 4 … 7.
+__device__ __forceinline__ void look_up(const u32* table, u32 codes, u32& first, u32& second) {
+    const u32 eighth = codes & 0x7777u, upper = ((codes >> 1) & 0x4444u) | 0x3210u;
+    const u32 low = permute(permute(table[0], table[1], eighth), permute(table[2], table[3], eighth), upper);
+    const u32 high = permute(permute(table[4], table[5], eighth), permute(table[6], table[7], eighth), upper);
+    first = permute(low, high, 0x5140u), second = permute(low, high, 0x7362u);
+}
+
+__device__ __forceinline__ void load_table(u32* table, const uint4* from) {
+    const uint4 low = from[0], high = from[1];
+    table[0] = low.x, table[1] = low.y, table[2] = low.z, table[3] = low.w;
+    table[4] = high.x, table[5] = high.y, table[6] = high.z, table[7] = high.w;
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WK, 1)
-w4_a16(const uint4* __restrict__ weights, const u32* __restrict__ scales, const uint4* __restrict__ x,
-       u16* __restrict__ y, int rows, int outputs, int inputs) {
+w4_a16(const char* __restrict__ weights, const char* __restrict__ scales, const uint4* __restrict__ tables,
+       const char* __restrict__ x, u16* __restrict__ y, int rows, int outputs, int inputs) {
     extern __shared__ __align__(128) char memory[];
     const int lane = threadIdx.x & 31, wk = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
     const int groups = inputs / 128, sixteens = outputs / 16, tiles = (sixteens + R - 1) / R;
     const int mine = groups > wk ? (groups - wk + WK - 1) / WK : 0;
-    char* ring = memory + wk * STAGES * R * UNIT;
     float* parts = (float*)(memory + WK * STAGES * R * UNIT);  // [2][WK][R * NT * 4][32]
-    float* sums = parts + 2 * WK * R * NT * 128;                // [groups][NT * 8]
-    char* rows_of_x = (char*)(sums + groups * NT * 8);
-    const int stride = inputs * 2 + 64;  // rows of x start in alternating halves of the banks
-    const u32 ring_at = (u32)__cvta_generic_to_shared(ring), x_at = (u32)__cvta_generic_to_shared(rows_of_x);
+    const u32 base = (u32)__cvta_generic_to_shared(memory);
+    const u32 ring = base + wk * STAGES * R * UNIT, ring_end = ring + STAGES * R * UNIT;
+    const u32 sums = base + WK * STAGES * R * UNIT + 2 * WK * R * NT * 512;  // [groups][HALVES][NT * 8]
+    const u32 held = sums + (BOOK ? 0 : groups * HALVES * NT * 32);                                // rows of x, where they lie here
 
-    int next_tile = blockIdx.x, next_group = wk, next_stage = 0;
+    // the unit to be copied next: its number, the groups of this warp that its tile has left, where it goes
+    int next_tile = blockIdx.x, unit = next_tile * R * groups + wk, left = next_tile < tiles ? mine : 0;
+    u32 to = ring + lane * 16;
     auto issue = [&]() {
-        if (mine && next_tile < tiles) {
-            const u32 to = ring_at + next_stage * (R * UNIT);
+        if (left) {
 #pragma unroll
             for (int r = 0; r < R; ++r) {
-                const int sixteen = R == 1 || next_tile * R + r < sixteens ? next_tile * R + r : sixteens - 1;
-                const long long unit = (long long)sixteen * groups + next_group;
-                const uint4* from = weights + unit * 64 + lane;
-                copy16(to + r * UNIT + lane * 16, from);
-                copy16(to + r * UNIT + 512 + lane * 16, from + 32);
-                if (lane < 4) copy16(to + r * UNIT + 1024 + lane * 16, scales + unit * 16 + lane * 4);
+                // behind the last tile stands the first again: what comes of it is not written
+                const int at = R == 1 || next_tile * R + r < sixteens ? unit + r * groups : unit;
+                const char* from = weights + (long long)at * 1024 + lane * 16;
+                copy16(to + r * UNIT, from);
+                copy16(to + r * UNIT + 512, from + 512);
+                if (lane < SCALES / 16) copy16(to + r * UNIT + 1024, scales + (long long)at * SCALES + lane * 16);
             }
-            next_group += WK;
-            if (next_group >= groups) next_group = wk, next_tile += gridDim.x;
+            unit += WK;
+            if (--left == 0) {
+                next_tile += gridDim.x;
+                unit = next_tile * R * groups + wk;
+                left = next_tile < tiles ? mine : 0;
+            }
         }
-        if (++next_stage == STAGES) next_stage = 0;
+        to += R * UNIT;
+        if (to >= ring_end) to = ring + lane * 16;
         asm volatile("cp.async.commit_group;");
     };
 #pragma unroll
     for (int s = 0; s < STAGES - 1; ++s) issue();
 
+    // Vector i of a lane holds inputs 32i + 8t … + 7 of a group, for the row that its column stands for. A column
+    // without a row repeats the last one: columns do not mix, and it is not written.
+    const int stride = inputs * 2 + (XS ? 64 : 0);  // in shared memory rows start in alternating halves of the banks
+    u32 offset[NT];
+#pragma unroll
+    for (int n = 0; n < NT; ++n) offset[n] = min(n * 8 + g, rows - 1) * stride + t * 16;
 #if XS
     for (int index = threadIdx.x; index < rows * (inputs / 8); index += 32 * WK) {
         const int row = index / (inputs / 8), at = index % (inputs / 8);
-        *(uint4*)(rows_of_x + row * stride + at * 16) = x[index];
+        *(uint4*)(memory + (held - base) + row * stride + at * 16) = *(const uint4*)(x + (long long)index * 16);
     }
     __syncthreads();
 #endif
     uint4 b[NT][4];
-    bool has[NT];
-#pragma unroll
-    for (int n = 0; n < NT; ++n) {
-        has[n] = n * 8 + g < rows;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) b[n][i] = make_uint4(0, 0, 0, 0);
-    }
-    // vector i of a lane holds inputs 32i + 8t … + 7 of the group
     auto load_x = [&](int group) {
 #pragma unroll
         for (int n = 0; n < NT; ++n)
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                activations(b[n][i], has[n], x_at + (n * 8 + g) * stride + group * 256 + i * 64 + t * 16,
-                            x + ((long long)(n * 8 + g) * inputs >> 3) + group * 16 + i * 4 + t);
+#if XS
+                b[n][i] = shared16(held + offset[n] + group * 256 + i * 64);
+#else
+                b[n][i] = *(const uint4*)(x + offset[n] + group * 256 + i * 64);
+#endif
     };
+#if BOOK == 0
     for (int group = wk; group < groups; group += WK) {
         load_x(group);
 #pragma unroll
-        for (int n = 0; n < NT; ++n) {
-            float o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int half = 0; half < HALVES; ++half)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                mma(o, ONES, ONES, ONES, ONES, b[n][i].x, b[n][i].y);
-                mma(o, ONES, ONES, ONES, ONES, b[n][i].z, b[n][i].w);
+            for (int n = 0; n < NT; ++n) {
+                float o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+                for (int i = half * 2; i < half * 2 + 4 / HALVES; ++i) {
+                    mma(o, ONES, ONES, ONES, ONES, b[n][i].x, b[n][i].y);
+                    mma(o, ONES, ONES, ONES, ONES, b[n][i].z, b[n][i].w);
+                }
+                if (g == 0)
+                    asm volatile("st.shared.v2.f32 [%0], {%1,%2};"
+                                 ::"r"(sums + ((group * HALVES + half) * NT + n) * 32 + t * 8), "f"(o[0]), "f"(o[1])
+                                 : "memory");
             }
-            if (g == 0) *(float2*)(sums + (group * NT + n) * 8 + t * 2) = make_float2(o[0], o[1]);
-        }
     }
     __syncwarp();
+#endif
 
-    int stage = 0, turn = 0;
+#if BOOK == 0
+    u32 magic;
+    asm volatile("mov.u32 %0, %1;" : "=r"(magic) : "n"(MAGIC));
+#elif BOOK == 1
+    u32 only_book[8];
+    load_table(only_book, tables);
+#endif
+    u32 at = ring;
+    int turn = 0;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, ++turn) {
         float sum[R][NT][4];
 #pragma unroll
@@ -155,48 +213,87 @@ w4_a16(const uint4* __restrict__ weights, const u32* __restrict__ scales, const 
 #pragma unroll
                 for (int i = 0; i < 4; ++i) sum[r][n][i] = 0.0f;
 
+#if BOOK == 3
+        u32 book[R][2][8];
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+            const int first = min(tile * R + r, sixteens - 1) * 16 + g;
+            load_table(book[r][0], tables + first * 2), load_table(book[r][1], tables + (first + 8) * 2);
+        }
+#endif
         for (int group = wk; group < groups; group += WK) {
             load_x(group);
             asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
             // every lane has read the last unit, and sees the scales that others copied
             __syncwarp();
             issue();
-            float2 o[NT];
-#pragma unroll
-            for (int n = 0; n < NT; ++n) o[n] = *(const float2*)(sums + (group * NT + n) * 8 + t * 2);
 #pragma unroll
             for (int r = 0; r < R; ++r) {
-                const u32 at = ring_at + (stage * R + r) * UNIT;
-                const uint4 w0 = shared16(at + lane * 16), w1 = shared16(at + 512 + lane * 16);
-                const u32* s = (const u32*)(ring + (stage * R + r) * UNIT + 1024);
-                const u32 low = s[g], high = s[g + 8];
+                const uint4 w0 = shared16(at + r * UNIT + lane * 16), w1 = shared16(at + r * UNIT + 512 + lane * 16);
                 const u32 word[8] = {w0.x, w0.y, w0.z, w0.w, w1.x, w1.y, w1.z, w1.w};
-                float d[2][NT][4];  // two chains of products, half as long
+                u32 low[HALVES], high[HALVES];
+#pragma unroll
+                for (int half = 0; half < HALVES && SCALES; ++half) {
+                    low[half] = shared4(at + r * UNIT + 1024 + half * 64 + g * 4);
+                    high[half] = shared4(at + r * UNIT + 1056 + half * 64 + g * 4);
+                }
+                // the two chains of products are the two halves of 64 inputs
+                float d[2][NT][4];
 #pragma unroll
                 for (int n = 0; n < NT; ++n)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) d[0][n][i] = 0.0f, d[1][n][i] = 0.0f;
 #pragma unroll
                 for (int k = 0; k < 8; ++k) {
-                    const u32 a0 = (word[k] & 0x000F000Fu) | MAGIC, a1 = ((word[k] >> 4) & 0x000F000Fu) | MAGIC;
-                    const u32 a2 = ((word[k] >> 8) & 0x000F000Fu) | MAGIC, a3 = ((word[k] >> 12) & 0x000F000Fu) | MAGIC;
+                    u32 a0, a1, a2, a3;
+#if BOOK == 0
+                    a0 = numbers(word[k], magic), a1 = numbers(word[k] >> 4, magic);
+                    a2 = numbers(word[k] >> 8, magic), a3 = numbers(word[k] >> 12, magic);
+#else
+                    const int i = k / 2, upper = k % 2 * 16;
+#if BOOK == 1
+                    look_up(only_book, word[2 * i] >> upper, a0, a2), look_up(only_book, word[2 * i + 1] >> upper, a1, a3);
+#elif BOOK == 2
+                    u32 book_low[8], book_high[8];
+                    load_table(book_low, tables + (low[i * HALVES / 4] & 3) * 2);
+                    load_table(book_high, tables + (high[i * HALVES / 4] & 3) * 2);
+                    look_up(book_low, word[2 * i] >> upper, a0, a2), look_up(book_high, word[2 * i + 1] >> upper, a1, a3);
+#else
+                    look_up(book[r][0], word[2 * i] >> upper, a0, a2), look_up(book[r][1], word[2 * i + 1] >> upper, a1, a3);
+#endif
+#endif
 #pragma unroll
                     for (int n = 0; n < NT; ++n) {
                         const uint4 v = b[n][k / 2];
-                        mma(d[k % 2][n], a0, a1, a2, a3, k % 2 ? v.z : v.x, k % 2 ? v.w : v.y);
+                        mma(d[k / 4][n], a0, a1, a2, a3, k % 2 ? v.z : v.x, k % 2 ? v.w : v.y);
                     }
                 }
-                const float s0 = from_half(low), s1 = from_half(high);
-                const float z0 = BASE + from_half(low >> 16), z1 = BASE + from_half(high >> 16);
 #pragma unroll
-                for (int n = 0; n < NT; ++n) {
-                    sum[r][n][0] += s0 * (d[0][n][0] + d[1][n][0] - z0 * o[n].x);
-                    sum[r][n][1] += s0 * (d[0][n][1] + d[1][n][1] - z0 * o[n].y);
-                    sum[r][n][2] += s1 * (d[0][n][2] + d[1][n][2] - z1 * o[n].x);
-                    sum[r][n][3] += s1 * (d[0][n][3] + d[1][n][3] - z1 * o[n].y);
+                for (int half = 0; half < HALVES; ++half) {
+#if BOOK == 0
+                    const float s0 = from_half(low[half]), s1 = from_half(high[half]);
+                    const float z0 = BASE + from_half(low[half] >> 16), z1 = BASE + from_half(high[half] >> 16);
+#elif BOOK == 3
+                    const float s0 = 1.0f, s1 = 1.0f;
+#else
+                    const float s0 = __uint_as_float(low[half]), s1 = __uint_as_float(high[half]);
+#endif
+#pragma unroll
+                    for (int n = 0; n < NT; ++n) {
+                        float v[4];
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) v[i] = HALVES == 1 ? d[0][n][i] + d[1][n][i] : d[half][n][i];
+#if BOOK == 0
+                        const float2 o = shared_pair(sums + ((group * HALVES + half) * NT + n) * 32 + t * 8);
+                        v[0] -= z0 * o.x, v[1] -= z0 * o.y, v[2] -= z1 * o.x, v[3] -= z1 * o.y;
+#endif
+                        sum[r][n][0] += s0 * v[0], sum[r][n][1] += s0 * v[1];
+                        sum[r][n][2] += s1 * v[2], sum[r][n][3] += s1 * v[3];
+                    }
                 }
             }
-            if (++stage == STAGES) stage = 0;
+            at += R * UNIT;
+            if (at == ring_end) at = ring;
         }
 
         float* here = parts + (turn & 1) * WK * R * NT * 128;

@@ -1,7 +1,8 @@
-"""Products with 4-bit affine weights for a few rows on NVIDIA GPUs: `w4_a16.cu`, compiled at first use.
+"""Products with weights of up to 4 bits for a few rows on NVIDIA GPUs: `w4_a16.cu`, compiled at first use.
 
-The compiler is the one that torch carries. The layout is that of the tensor core's fragments; scales of a whole row are
-repeated for every 128 inputs. Up to 16 rows of bf16 or fp16; more rows go to the Triton kernel or to a dense product.
+The compiler is the one that torch carries. Affine grids, NF4, BitMoD's four tables and levels learned for each row; the
+layout is that of the tensor core's fragments, with scales repeated for every 128 or 64 inputs. Up to 16 rows of bf16 or
+fp16 are multiplied here; the Triton twin takes up to 64 on the same layout, and decodes it for a dense product of more.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import torch
 from core.quantization import grids, scales
 from core.quantization.kernels.cuda.program import Program, shared_limit
 from core.quantization.packing import pack, unpack
+from core.quantization.spec import QuantSpec
 
-most_rows = 16
-GROUP, ROWS = 128, 16
-UNIT = 1088
-ARGUMENTS = (c_void_p, c_void_p, c_void_p, c_void_p, c_int, c_int, c_int)
+GROUP, ROWS, FEW_ROWS = 128, 16, 16
+ARGUMENTS = (*[c_void_p] * 5, c_int, c_int, c_int)
+AFFINE, ONE_TABLE, FOUR_TABLES, TABLE_PER_ROW = range(4)
+HALF_TYPES = (torch.bfloat16, torch.float16)
+differentiable = True
 
 
 def refuses(layer: Any) -> str | None:
@@ -30,80 +33,109 @@ def refuses(layer: Any) -> str | None:
         return f"it is for CUDA, the layer is on {layer.planes.device.type}"
     if torch.cuda.get_device_capability(layer.planes.device) < (8, 0):
         return "it needs tensor cores with bf16 (compute capability 8.0)"
-    if spec.codebook or spec.grid == "learned" or spec.bits > 4:
-        return f"it is for affine grids of up to 4 bits, this is {spec.grid} of {spec.bits}"
-    if spec.act != "none":
-        return "the spec rounds activations itself"
-    if layer.extra.get("nnz"):
-        return "values lie beside the matrix"
-    if spec.group > 0 and spec.group % GROUP:
-        return f"groups of {spec.group} are no multiple of {GROUP}"
-    if layer.in_features % GROUP or layer.out_features % ROWS:
-        return f"{layer.out_features} × {layer.in_features} is not in tiles of {ROWS} × {GROUP}"
+    if reason := inexpressible(spec, layer.in_features, layer.out_features):
+        return reason
     if not hasattr(torch.cuda, "_compile_kernel"):
         return f"torch {torch.__version__} cannot compile kernels at run time"
     return None
 
 
+def inexpressible(spec: QuantSpec, inputs: int, outputs: int) -> str | None:
+    """Why the layout cannot hold such a matrix, or None."""
+    if spec.bits > 4:
+        return f"it is for up to 4 bits, this is {spec.grid} of {spec.bits}"
+    if spec.act != "none":
+        return "the spec rounds activations itself"
+    if spec.group > 0 and spec.group % (GROUP // 2):
+        return f"groups of {spec.group} are no multiple of {GROUP // 2}"
+    if inputs % GROUP or outputs % ROWS:
+        return f"{outputs} × {inputs} is not in tiles of {ROWS} × {GROUP}"
+    return None
+
+
+def book_of(spec: QuantSpec) -> int:
+    """How the kernel turns a code of this grid into a number."""
+    return {"nf4": ONE_TABLE, "bitmod": FOUR_TABLES, "learned": TABLE_PER_ROW}.get(spec.grid, AFFINE)
+
+
 def arrange(layer: Any) -> tuple[torch.Tensor, ...]:
-    """(weights int32 (N/16, K/128, 2, 32, 4), scales int32 (N/16, K/128, 16)) as the kernel reads them."""
-    rows, inputs = layer.out_features, layer.in_features
+    """(weights int32 (N/16, K/128, 2, 32, 4), scales int32 (N/16, K/128, halves, 16), tables uint8 (2, tables, 32))."""
     tensors = layer.form.named([layer.planes, *(getattr(layer, name) for name in layer.form.names[1:])])
-    weights = fragments(unpack(layer.planes, inputs))
-    scale = scales.load(tensors, layer.quant)
-    zero = tensors["zero"].float() if "zero" in tensors else torch.full_like(scale, grids.fixed_zero(layer.quant))
-    groups = inputs // GROUP
-    halves = [
-        _by_group(part, rows, groups).to(torch.float16).view(torch.int16).int() & 0xFFFF for part in (scale, zero)
-    ]
-    both = halves[0] | (halves[1] << 16)
-    return weights, both.view(rows // ROWS, ROWS, groups).transpose(1, 2).contiguous()
+    return laid_out(tensors, layer.quant, layer.in_features)
 
 
-def _by_group(values: torch.Tensor, rows: int, groups: int) -> torch.Tensor:
-    return values.repeat_interleave(groups // values.shape[1], 1).expand(rows, groups)
+def laid_out(tensors: dict[str, torch.Tensor], spec: QuantSpec, inputs: int) -> tuple[torch.Tensor, ...]:
+    """`arrange` of a state's tensors."""
+    planes = tensors["planes"]
+    rows, book = planes.shape[0], book_of(spec)
+    weights = fragments(unpack(planes, inputs), by_row=book != AFFINE)
+    halves = 2 if spec.group > 0 and spec.group % GROUP else 1
+    tiled = (rows // ROWS, inputs // GROUP, halves, ROWS)
+    if book == TABLE_PER_ROW:
+        empty = torch.empty(*tiled[:2], 0, ROWS, dtype=torch.int32, device=planes.device)
+        return weights, empty, two_byte_tables(tensors["levels"].expand(rows, -1))
+    scale = scales.load(tensors, spec)
+    if book == AFFINE:
+        zero = tensors["zero"].float() if "zero" in tensors else torch.full_like(scale, grids.fixed_zero(spec))
+        low, high = (part.to(torch.float16).view(torch.int16).int() & 0xFFFF for part in (scale, zero))
+        words, tables = low | (high << 16), torch.empty(2, 0, 32, dtype=torch.uint8, device=planes.device)
+    else:
+        # the last two of 24 bits say which table: the scale moves by less than its rounding in bf16, by far
+        words, tables = scale.contiguous().view(torch.int32), two_byte_tables(grids.tables(spec, planes.device))
+        if book == FOUR_TABLES:
+            words = (words & ~3) | tensors["selector"].int()
+    words = words.repeat_interleave(inputs * halves // GROUP // words.shape[1], 1).expand(rows, -1)
+    return weights, words.reshape(tiled[0], ROWS, tiled[1], halves).permute(0, 2, 3, 1).contiguous(), tables
+
+
+def two_byte_tables(levels: torch.Tensor) -> torch.Tensor:
+    """Levels (T, up to 16) as uint8 (2, T, 32) in bf16 and in fp16: the low bytes of all levels, then the high ones."""
+    padded = torch.nn.functional.pad(levels.float(), (0, 16 - levels.shape[1]))
+    made = [padded.to(dtype).view(torch.uint8).unflatten(1, (16, 2)).transpose(1, 2).flatten(1) for dtype in HALF_TYPES]
+    return torch.stack(made).contiguous()
 
 
 def _shifts(device: torch.device) -> torch.Tensor:
-    """Bit of a code in its word, by (pair of inputs, half of the tile's rows, which of the pair)."""
-    pair, half, which = torch.meshgrid(*(torch.arange(2, device=device, dtype=torch.int32),) * 3, indexing="ij")
-    return 4 * (which * 4 + pair * 2 + half)
+    """Four times 0, 1, … 7, as a cube."""
+    return 4 * torch.arange(8, device=device, dtype=torch.int32).view(2, 2, 2)
 
 
-def fragments(codes: torch.Tensor) -> torch.Tensor:
+def fragments(codes: torch.Tensor, by_row: bool = False) -> torch.Tensor:
     """uint8 codes (N, K) → int32 words in the order of the tensor core's fragments.
 
-    Word k = 2i + c of lane (g, t) of a tile and group holds inputs 32i + 8t + 4c + (0, 1, 2, 3) of rows g and g + 8:
-    nibbles 0 and 4 are the first two of row g, 1 and 5 of row g + 8, 2 and 6, 3 and 7 the next two.
+    Words 2i and 2i + 1 of lane (g, t) of a tile and group hold inputs 32i + 8t … + 7 of rows g and g + 8. The first of
+    them has the first four inputs: nibbles 0 and 4 are the first two of row g, 1 and 5 of row g + 8, 2 and 6, 3 and 7
+    the next two. `by_row` puts row g into the first and row g + 8 into the second, inputs in order.
     """
     rows, inputs = codes.shape
     parts = codes.view(rows // 16, 2, 8, inputs // 128, 4, 4, 2, 2, 2).to(torch.int32)
-    # (tile, half, g, group, i, t, c, pair, which) → (tile, group, i, c, g, t, pair, half, which)
-    order = parts.permute(0, 3, 4, 6, 2, 5, 7, 1, 8)
+    # (tile, half, g, group, i, t, four, pair, which) → (tile, group, i, word, g, t, nibble's three bits)
+    order = parts.permute(0, 3, 4, 1, 2, 5, 6, 7, 8) if by_row else parts.permute(0, 3, 4, 6, 2, 5, 8, 7, 1)
     words = (order << _shifts(codes.device)).sum((-1, -2, -3), dtype=torch.int32)
     # vector j of a lane holds words 4j … 4j + 3
     return words.view(rows // 16, inputs // 128, 2, 4, 32).transpose(3, 4).contiguous()
 
 
-def unfragment(words: torch.Tensor) -> torch.Tensor:
+def unfragment(words: torch.Tensor, by_row: bool = False) -> torch.Tensor:
     """The inverse of `fragments`: uint8 codes (N, K)."""
     tiles, groups = words.shape[:2]
-    by_k = words.transpose(3, 4).reshape(tiles, groups, 4, 2, 8, 4)
-    nibbles = (by_k[..., None, None, None] >> _shifts(words.device)) & 15
-    codes = nibbles.permute(0, 7, 4, 1, 2, 5, 3, 6, 8)
+    by_word = words.transpose(3, 4).reshape(tiles, groups, 4, 2, 8, 4)
+    nibbles = (by_word[..., None, None, None] >> _shifts(words.device)) & 15
+    codes = nibbles.permute(0, 3, 4, 1, 2, 5, 6, 7, 8) if by_row else nibbles.permute(0, 8, 4, 1, 2, 5, 3, 7, 6)
     return codes.reshape(tiles * 16, groups * 128).to(torch.uint8)
 
 
 def restore(layer: Any) -> torch.Tensor:
     """The planes that `arrange` took."""
-    return pack(unfragment(layer._layout[0]), layer.quant.bits)
+    return pack(unfragment(layer._layout[0], book_of(layer.quant) != AFFINE), layer.quant.bits)
 
 
 def multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """x (…, K) times the matrix: (…, N) in x's dtype; fp32 is rounded to bf16 for the product."""
-    if torch.compiler.is_compiling():
-        return w4_matmul(x, *layer._layout)
-    return launch(x, *layer._layout)
+    book = book_of(layer.quant)
+    if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+        return w4_matmul(x, *layer._layout, book)
+    return launch(x, *layer._layout, book)
 
 
 class Shape(NamedTuple):
@@ -114,15 +146,16 @@ class Shape(NamedTuple):
     at_once: int
     stages: int
 
-    def shared_bytes(self, rows: int, inputs: int, held: bool) -> int:
+    def shared_bytes(self, rows: int, inputs: int, held: bool, halves: int = 1) -> int:
         """Shared memory of a block; `held` when the activations lie in it."""
-        ring = self.warps * self.stages * self.at_once * UNIT
+        ring = self.warps * self.stages * self.at_once * (1024 + 64 * halves)
         parts = 2 * self.warps * self.at_once * self.tiles * 512
-        return ring + parts + inputs // GROUP * self.tiles * 32 + (rows * (inputs * 2 + 64) if held else 0)
+        sums = inputs // GROUP * max(1, halves) * self.tiles * 32
+        return ring + parts + sums + (rows * (inputs * 2 + 64) if held else 0)
 
 
 @functools.cache
-def shape_of(rows: int, inputs: int, limit: int) -> tuple[Shape, bool]:
+def shape_of(rows: int, inputs: int, limit: int, halves: int = 1) -> tuple[Shape, bool]:
     """The shape of a product, and whether its activations lie in shared memory, of which a block has `limit` bytes.
 
     Up to 8 rows the weights of one tile are under way as deep as memory allows; more rows share their activations
@@ -132,46 +165,77 @@ def shape_of(rows: int, inputs: int, limit: int) -> tuple[Shape, bool]:
     while warps > 1 and warps > inputs // GROUP:
         warps //= 2
     shape = Shape(1, warps, 1, 8) if rows <= 8 else Shape(2, warps, 2, 4)
-    while shape.shared_bytes(rows, inputs, False) > limit and shape.stages > 2:
-        shape = shape._replace(stages=shape.stages - 1)
-    return shape, rows * inputs <= 32768 and shape.shared_bytes(rows, inputs, True) <= limit
+    while shape.shared_bytes(rows, inputs, False, halves) > limit:
+        if shape.stages > 3:
+            shape = shape._replace(stages=shape.stages - 1)
+        elif shape.at_once > 1:
+            shape = shape._replace(at_once=1)
+        else:
+            shape = shape._replace(warps=shape.warps // 2)
+    return shape, rows * inputs <= 32768 and shape.shared_bytes(rows, inputs, True, halves) <= limit
 
 
 def launch(
-    x: torch.Tensor, weights: torch.Tensor, both: torch.Tensor, chosen: tuple[Shape, bool] | None = None
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    both: torch.Tensor,
+    tables: torch.Tensor,
+    book: int = AFFINE,
+    chosen: tuple[Shape, bool] | None = None,
 ) -> torch.Tensor:
-    """`w4_matmul` without the dispatcher between; `chosen` takes the place of `shape_of`."""
+    """`w4_matmul` without the dispatcher between; `chosen` takes the place of `shape_of`, for up to 16 rows."""
     outputs, inputs = weights.shape[0] * ROWS, weights.shape[1] * GROUP
     rows = x.reshape(-1, inputs)
-    if rows.dtype not in (torch.bfloat16, torch.float16):
-        rows = rows.to(torch.bfloat16)
-    rows = rows.contiguous()
-    count = rows.shape[0]
-    y = torch.empty(count, outputs, dtype=rows.dtype, device=x.device)
-    if count:
-        shape, held = chosen or shape_of(count, inputs, shared_limit(x.device.index))
-        program = _program(shape, held, rows.dtype == torch.float16, x.device.index)
+    rows = rows.contiguous() if rows.dtype in HALF_TYPES else rows.to(torch.bfloat16).contiguous()
+    count, halves = rows.shape[0], both.shape[2]
+    if count > FEW_ROWS:
+        from core.quantization.kernels.triton import w4
+
+        y = w4.multiply(rows, weights, both, tables, book)
+    else:
+        y = torch.empty(count, outputs, dtype=rows.dtype, device=x.device)
+    if 0 < count <= FEW_ROWS:
+        shape, held = chosen or shape_of(count, inputs, shared_limit(x.device.index), halves)
+        half = rows.dtype == torch.float16
+        program = _program(shape, held, half, book, max(1, halves), x.device.index)
         program.start(
             min(-(-weights.shape[0] // shape.at_once), program.processors * max(1, 16 // shape.warps)),
-            32 * shape.warps, shape.shared_bytes(count, inputs, held),
-            weights.data_ptr(), both.data_ptr(), rows.data_ptr(), y.data_ptr(), count, outputs, inputs,
+            32 * shape.warps, shape.shared_bytes(count, inputs, held, halves),
+            weights.data_ptr(), both.data_ptr(), tables[int(half)].data_ptr(), rows.data_ptr(), y.data_ptr(),
+            count, outputs, inputs,
         )  # fmt: skip
     return y.to(x.dtype).view(*x.shape[:-1], outputs)
 
 
 @torch.library.custom_op("graft::w4_matmul", mutates_args=(), device_types="cuda")
-def w4_matmul(x: torch.Tensor, weights: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
-    """x (…, K) times weights arranged by `fragments`: (…, N)."""
-    return launch(x, weights, both)
+def w4_matmul(
+    x: torch.Tensor, weights: torch.Tensor, both: torch.Tensor, tables: torch.Tensor, book: int
+) -> torch.Tensor:
+    """x (…, K) times weights arranged by `laid_out`: (…, N)."""
+    return launch(x, weights, both, tables, book)
 
 
 @w4_matmul.register_fake
-def _(x, weights, both):
+def _(x, weights, both, tables, book):
     return x.new_empty(*x.shape[:-1], weights.shape[0] * ROWS)
 
 
+def _keep_layout(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.book = inputs[4]
+
+
+def _input_gradient(ctx, grad):
+    from core.quantization.kernels.triton import w4
+
+    return grad @ w4.decode(*ctx.saved_tensors, ctx.book, grad.dtype), None, None, None, None
+
+
+w4_matmul.register_autograd(_input_gradient, setup_context=_keep_layout)
+
+
 @functools.cache
-def _program(shape: Shape, held: bool, half: bool, device: int) -> Program:
+def _program(shape: Shape, held: bool, half: bool, book: int, halves: int, device: int) -> Program:
     sizes = {"NT": shape.tiles, "WK": shape.warps, "R": shape.at_once, "STAGES": shape.stages}
-    source = Path(__file__).with_suffix(".cu")
-    return Program(source, sizes | {"HALF": int(half), "XS": int(held)}, ARGUMENTS, device)
+    sizes |= {"HALF": int(half), "XS": int(held), "BOOK": book, "HALVES": halves}
+    return Program(Path(__file__).with_suffix(".cu"), sizes, ARGUMENTS, device)
