@@ -2,8 +2,9 @@
 
 One shot: `small-22m` with half of all ranks gone, by one threshold on scaled singular values (the maps that keep more
 than half stay dense), the same with those maps cut too, and with half of each map's ranks; the last also at WeLore's
-own number of stored weights; the better of these two is the baseline. Then the compressed model is trained on a part of the text that it knew, its factors
-alone or everything; the recovered gap G is the former's drop of the loss over the latter's.
+own number of stored weights. The better of these two is the baseline. Then the compressed model is trained on a part of
+the text that it knew, its factors alone or everything; the recovered gap G is the former's drop of the loss over the
+latter's.
 """
 
 from __future__ import annotations

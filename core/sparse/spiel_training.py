@@ -42,14 +42,11 @@ class SpielCallback(SelectionCallback):
     # ---- when ------------------------------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        found = spiel_layers(unwrapped(given["model"]))
-        self._layers = {name: layer for name, layer in found.items() if self.adapter in layer.spiel_values}
+        self.take_layers(unwrapped(given["model"]))
         super().on_train_begin(args, state, control, **given)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        for layer in self._layers.values():
-            if self.adapter in layer.windows:
-                layer.windows[self.adapter].end_step()
+        self.end_step()
         once = self.config.selection == "grad_once" and self.selections
         if self.config.selection != "random" and not once:
             super().on_step_end(args, state, control, **given)
@@ -59,6 +56,17 @@ class SpielCallback(SelectionCallback):
             layer.windows.pop(self.adapter, None)
 
     # ---- what ------------------------------------------------------------------------------------------------------
+
+    def take_layers(self, model: Any) -> None:
+        """Find the layers of `model` that hold the adapter."""
+        found = spiel_layers(model)
+        self._layers = {name: layer for name, layer in found.items() if self.adapter in layer.spiel_values}
+
+    def end_step(self) -> None:
+        """Count the gradients of an optimizer step in every open window."""
+        for layer in self._layers.values():
+            if self.adapter in layer.windows:
+                layer.windows[self.adapter].end_step()
 
     def open(self, model: Any, step: int, total: int) -> None:
         """Let every layer watch as many candidates as it has entries."""
