@@ -22,13 +22,13 @@ def stsb(split: str, lang: str = "en") -> list[Any]:
     return load_data(placed(f"embeddings/stsb_multi/stsb-{lang}-{split}.csv"), "sts", task="")
 
 
-def lexical_spearman() -> float:
-    """Spearman ×100 of TF-IDF's cosine on STS-B dev."""
+def lexical_spearman(idf: str = "train") -> float:
+    """Spearman ×100 of TF-IDF's cosine on STS-B dev, words weighed by their frequency in the split `idf`."""
     from scipy.stats import spearmanr
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     pairs = stsb("dev")
-    words = TfidfVectorizer().fit([text for pair in pairs for text in (pair.text, pair.text2)])
+    words = TfidfVectorizer().fit([text for pair in stsb(idf) for text in (pair.text, pair.text2)])
     a, b = words.transform([p.text for p in pairs]), words.transform([p.text2 for p in pairs])
     return round(100 * float(spearmanr(a.multiply(b).sum(1).A1, [p.score for p in pairs]).statistic), 2)
 
