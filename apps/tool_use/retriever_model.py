@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from apps.tool_use.retriever_options import BiEncoderOptions
 from core.config.parts import edit_options
@@ -32,7 +32,7 @@ class BiEncoder(SentenceTransformer):
     def with_adapters(self, add: Callable[[Any], Any]) -> BiEncoder:
         """Adapters on the transformer, which it keeps frozen."""
         if not isinstance(self[0], Transformer):
-            raise ConfigError("a table of token vectors takes no adapters", where="model.adapters")
+            raise ConfigError("a table of word vectors takes no adapters", where="model.adapters")
         if not hasattr(self[0].auto_model, "peft_config"):
             self[0].auto_model = add(self[0].auto_model)
         return self
@@ -64,7 +64,7 @@ def build_model(config: ModelConfig, tokenizer: Any, *, device: str, seed: int =
     """The bi-encoder that a recipe's `model:` describes.
 
     A folder of sentence-transformers stays what it is; another base gets the pooling of its `bi_encoder` edit, the mean
-    by default; `encoder: static` begins a table of token vectors, whose mean is the text's.
+    by default; `encoder: subwords` begins a `SubwordEmbedding` from nothing.
 
     Raises:
         ConfigError: an edit that is not for retrievers. CheckpointError: no model there.
@@ -76,9 +76,11 @@ def build_model(config: ModelConfig, tokenizer: Any, *, device: str, seed: int =
         options = edit_options(edit)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        if options.encoder == "static":
-            modules = [StaticEmbedding(tokenizer, embedding_dim=options.width), Normalize()]
-            return BiEncoder(modules=modules, device=device)
+        if options.encoder == "subwords":
+            from apps.tool_use.retriever_subwords import SubwordEmbedding
+
+            table = SubwordEmbedding(options.width, options.rows).weigh(texts)
+            return BiEncoder(modules=[table, Normalize()], device=device)
         folder = library_folder(config.path) if config.path else None
         if folder is not None:
             return opened(folder, device)
@@ -129,9 +131,16 @@ def library_folder(path: str) -> Path | None:
 
 def opened(folder: str | Path, device: str) -> BiEncoder:
     """The model in a folder of sentence-transformers; code that comes with a model is not run."""
+    from core.config.files import read_json
+
     try:
-        return BiEncoder(str(folder), device=device, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        if read_json(Path(folder) / "modules.json")[0]["type"].endswith(".SubwordEmbedding"):
+            from apps.tool_use.retriever_subwords import SubwordEmbedding
+
+            # The library opens a module that is not its own only when it may run any code.
+            return BiEncoder(modules=[SubwordEmbedding.load(str(folder)), Normalize()], device=device)
+        return BiEncoder(str(folder), device=device, local_files_only=True, model_kwargs={"dtype": torch.float32})
+    except (OSError, ValueError, ImportError, KeyError, IndexError) as error:
         raise CheckpointError(f"the retriever cannot be opened: {error}", where=str(folder)) from error
 
 

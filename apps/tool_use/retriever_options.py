@@ -12,8 +12,9 @@ from core.config.schema import key
 class BiEncoderOptions:
     """Keys of the edit `{kind: bi_encoder, …}`."""
 
-    encoder: Literal["base", "static"] = key("base", "the recipe's model, or a table of token vectors from nothing")
-    width: int = key(256, "dimensions of a static encoder", least=1)
+    encoder: Literal["base", "subwords"] = key("base", "the recipe's model, or a table of word vectors from nothing")
+    width: int = key(256, "dimensions of the table", least=1)
+    rows: int = key(32768, "rows of the table", least=1)
     pooling: Literal["mean", "last", "cls"] = key("mean", "how token states become one vector")
 
 

@@ -8,7 +8,7 @@ near to the question and that are not right.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from core.config.registry import method
@@ -26,7 +26,7 @@ class RetrieverMethod:
 
     temperature: float = key(0.05, "of the softmax over candidates", above=0)
     negatives: int = key(0, "wrong tools that BM25 finds for each question", least=0)
-    documents: bool = key(False, "also teach each tool's name to find its description, for every tool of the catalogue")
+    documents: bool = key(False, "also learn from the catalogue alone: names and descriptions find the rest")
     micro: int = key(256, "texts encoded at once; larger batches are encoded twice, exactly", least=1)
 
 
@@ -74,18 +74,20 @@ def pairs(examples: Iterable[ToolQuery], negatives: int = 0) -> list[Any]:
 
 
 def own_pairs(examples: Iterable[ToolQuery]) -> list[Any]:
-    """For every tool of the catalogues, its description with the document; needs no question, so unseen tools count."""
+    """For every tool of the catalogues its name with the rest of its document, and its description with the rest.
+
+    No question is needed, so tools that no question asks for are learnt as well.
+    """
     from apps.tool_use.catalogue import document
     from apps.tool_use.retriever_trainer import ToolPair
-    from apps.tool_use.spec import ToolSpec
 
     catalogues = {id(example.catalogue): example.catalogue for example in examples}
     rows = []
     for catalogue in catalogues.values():
         for tool in catalogue.tools.values():
-            rest = document(ToolSpec(tool.name, "", tool.parameters, None, tool.category))
-            if tool.description.strip() and rest:
-                rows.append(ToolPair(tool.description, rest))
+            nameless, plain = replace(tool, name=""), replace(tool, description="")
+            parts = [(tool.name, document(nameless)), (tool.description.strip(), document(plain))]
+            rows += [ToolPair(part, rest) for part, rest in parts if part and rest]
     return rows
 
 
