@@ -288,7 +288,7 @@ def _check(recipe: Recipe, places: Places) -> None:
             )
 
 
-INERT = ("data.process", "verify", "inference")
+INERT = ("data.process", "verify", "inference.engine", "inference.sampling")
 
 
 def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[str]) -> None:

@@ -143,11 +143,18 @@ class EvalConfig:
 
 
 @dataclass
+class KvConfig:
+    """The key-value cache of a served model."""
+
+    policy: Literal["full", "kv8", "kv4"] = key("full", "full keeps the model's dtype; kv8, kv4 round each token once")
+
+
+@dataclass
 class InferenceConfig:
     """How the trained model is served."""
 
     engine: str = key("hf", "generator: hf, replay, script or tiny")
-    kv: dict[str, Any] = key({"policy": "full"}, "key-value cache policy")
+    kv: KvConfig = key(KvConfig, "key-value cache")
     sampling: dict[str, Any] = key({}, "default generation settings")
 
 

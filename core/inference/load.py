@@ -54,6 +54,10 @@ def load_for_serving(
     model = load_base(config, tokenizer, device=device)
     for name in filter(None, [folder if is_adapter else None, adapter]):
         model = attach_adapter(model, name)
+    if device.startswith("cuda"):
+        from core.quantization.kernels.registry import prepare_model
+
+        prepare_model(model)
     return model.eval(), tokenizer, folder
 
 

@@ -40,6 +40,7 @@ class PipelineConfig:
     Args:
         template: name of the prompt template. mode: how prompts are encoded; both as in training.
         max_new_tokens, beams, temperature, top_p, top_k, seed: sampling of calls that do not give their own.
+        kv: the key-value cache of generation: full, or kv8 or kv4 for one that rounds each token once.
     """
 
     template: str | None = None
@@ -50,6 +51,7 @@ class PipelineConfig:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    kv: Literal["full", "kv8", "kv4"] = "full"
 
 
 class BasePipeline:
@@ -74,7 +76,8 @@ class BasePipeline:
         """Serve a model that is already in memory."""
         from core.inference.engines.hf import HfEngine
 
-        return cls(HfEngine(model, tokenizer), tokenizer, cls._config(config))
+        settings = cls._config(config)
+        return cls(HfEngine(model, tokenizer, kv=settings.kv), tokenizer, settings)
 
     @classmethod
     def from_pretrained(

@@ -175,13 +175,15 @@ def _tokenizer(recipe: Recipe, app: App, data: Any, run: RunFolder, resume: bool
 
 
 def _pipeline_config(app: App, stage: ResolvedStage) -> dict[str, Any]:
-    """What serving must know of training: the options that the app's pipeline config has too (template, mode)."""
+    """What serving must know of training: the options that the app's pipeline config has too, and the cache."""
     fields = app.pipeline_cls.config_cls.__dataclass_fields__
-    return {
+    known = {
         name: getattr(stage.options, name)
         for name in ("template", "mode")
         if name in fields and hasattr(stage.options, name)
     }
+    policy = stage.recipe.inference.kv.policy
+    return known | ({"kv": policy} if "kv" in fields and policy != "full" else {})
 
 
 def _score(app, recipe, stage, model, tokenizer, examples, run, when, resume):

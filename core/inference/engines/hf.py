@@ -25,10 +25,15 @@ from core.models.attention import without_planning
 
 
 class HfEngine:
-    """Wraps `model` and `tokenizer`; the device is the model's."""
+    """Wraps `model` and `tokenizer`; the device is the model's. `kv` other than "full" rounds the cache (`kv8`, `kv4`).
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
+    Raises:
+        ConfigError: a model whose layers a rounded cache cannot serve.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, kv: str = "full") -> None:
+        self.model, self.tokenizer, self.kv = model, tokenizer, kv
+        self._cache_for_generation()
         self._lock = threading.Lock()
         self._completing: dict[tuple[str, ...], frozenset[int] | None] = {}
 
@@ -43,6 +48,14 @@ class HfEngine:
     def context(self) -> int | None:
         """Positions that the model has, prompt and output together."""
         return getattr(self._live().config, "max_position_embeddings", None)
+
+    def _cache_for_generation(self) -> Any:
+        """An empty cache, or None for the one that the model makes itself."""
+        if self.kv == "full":
+            return None
+        from core.quantization.kv import graft_cache
+
+        return graft_cache(self.model, self.kv)
 
     def _live(self) -> Any:
         if self.model is None:
@@ -115,6 +128,7 @@ class HfEngine:
             generated = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
+                past_key_values=self._cache_for_generation(),
                 generation_config=self._config(sampling, room),
                 stopping_criteria=[self._stopping(stops, length)] if stops else None,
                 logits_processor=self._forms([request.constraint for request in requests], length, room),
@@ -236,7 +250,7 @@ class HfEngine:
             generator.seed()
         else:
             generator.manual_seed(sampling.seed)
-        warpers, cache = _warpers(sampling), None
+        warpers, cache = _warpers(sampling), self._cache_for_generation()
         current = torch.tensor([request.ids], device=self.device)
         room, written = self._room(request, sampling), current
         forms = self._forms([request.constraint], len(request.ids), room)

@@ -10,7 +10,8 @@ from core.errors import UnsupportedError
 VALUES = {
     "data.process": [{"length": {}}],
     "verify": {"name": "judge"},
-    "inference": {"engine": "tiny"},
+    "inference.engine": "tiny",
+    "inference.sampling": {"beams": 2},
 }
 
 
