@@ -6,7 +6,8 @@ nothing for a document. Each metric takes the examples of its kind; where there 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +35,8 @@ class EmbeddingEvaluator(BaseEvaluator):
     Args:
         metrics: of `known`; all by default. bootstrap: resamples for intervals, 0 for none. seed: of everything random.
         shots: labelled texts of each class that the classifier is trained on, in `repeats` draws (MTEB, Muennighoff et
-            al. 2022). same_id: leave the document out that has the query's id.
+            al. 2022). fit: (vectors, labels) that they are drawn from; by default the scored texts, of which the rest
+            is then tested. same_id: leave the document out that has the query's id.
     """
 
     name: ClassVar[str] = "embeddings"
@@ -49,9 +51,11 @@ class EmbeddingEvaluator(BaseEvaluator):
         seed: int = 0,
         shots: int = 8,
         repeats: int = 10,
+        fit: tuple[Any, Sequence[str]] | None = None,
         same_id: bool = True,
     ) -> None:
         super().__init__(metrics)
+        self.fit = fit
         self.bootstrap, self.seed, self.shots, self.repeats, self.same_id = bootstrap, seed, shots, repeats, same_id
 
     def score(self, predictions: Sequence[Any], examples: Sequence[EmbeddingExample]) -> Report:
@@ -174,19 +178,17 @@ class EmbeddingEvaluator(BaseEvaluator):
         """Mean accuracy of logistic regression on `shots` texts a class, over `repeats` draws."""
         from sklearn.linear_model import LogisticRegression
 
-        draw, values, tested = np.random.default_rng(self.seed), [], 0
-        for _ in range(self.repeats):
-            train = np.concatenate(
-                [draw.permutation(np.flatnonzero(labels == label))[: self.shots] for label in np.unique(labels)]
-            )
-            rest = np.setdiff1d(np.arange(len(labels)), train)
+        known, names = (vectors, labels) if self.fit is None else (np.asarray(self.fit[0]), np.asarray(self.fit[1]))
+        values, rest = [], np.arange(len(labels))
+        for chosen in draws(names, self.shots, self.repeats, self.seed):
+            if self.fit is None:
+                rest = np.setdiff1d(np.arange(len(labels)), chosen)
             if not len(rest):
                 return _skipped(f"no text is left beside {self.shots} a class")
-            judge = LogisticRegression(max_iter=200).fit(vectors[train], labels[train])
+            judge = LogisticRegression(max_iter=100).fit(known[chosen], names[chosen])
             values.append(100 * float(judge.score(vectors[rest], labels[rest])))
-            tested = len(rest)
         low, high = np.percentile(values, [2.5, 97.5])
-        return Metric(float(np.mean(values)), tested, (float(low), float(high)), "%")
+        return Metric(float(np.mean(values)), len(rest), (float(low), float(high)), "%")
 
     def _v_measure(self, vectors: np.ndarray, labels: np.ndarray) -> Metric:
         """V-measure of k-means with as many clusters as classes (Rosenberg and Hirschberg 2007)."""
@@ -203,6 +205,20 @@ class EmbeddingEvaluator(BaseEvaluator):
         first, second = draw.integers(0, len(unit), (2, 4096))
         different = first != second
         return float((unit[first] * unit[second]).sum(1)[different].mean())
+
+
+def draws(labels: np.ndarray, shots: int, repeats: int, seed: int) -> Iterator[list[int]]:
+    """`repeats` times the places of `shots` texts of every class, as MTEB draws them: one shuffle, over and over."""
+    order = list(range(len(labels)))
+    for _ in range(repeats):
+        np.random.RandomState(seed).shuffle(order)
+        seen: Counter[str] = Counter()
+        chosen = []
+        for place in order:
+            if seen[labels[place]] < shots:
+                chosen.append(place)
+                seen[labels[place]] += 1
+        yield chosen
 
 
 def _judged(example: EmbeddingExample) -> dict[str, float]:

@@ -67,11 +67,16 @@ def as_mteb(pipeline: Any, name: str = "graft/model") -> Any:
     return Encoder()
 
 
-def as_task(examples: Sequence[EmbeddingExample], name: str = "LocalTask") -> Any:
+def as_task(
+    examples: Sequence[EmbeddingExample], name: str = "LocalTask", *, train: Sequence[EmbeddingExample] = ()
+) -> Any:
     """A task over examples of one kind: a search collection, graded pairs, or labelled texts.
 
+    Args:
+        train: labelled texts that a classifier is trained on; needed for labelled texts.
+
     Raises:
-        DataError: examples of several kinds, or triplets.
+        DataError: examples of several kinds, triplets, or labelled texts without others to train on.
     """
     _mteb()
     kinds = {example.kind for example in examples}
@@ -79,7 +84,13 @@ def as_task(examples: Sequence[EmbeddingExample], name: str = "LocalTask") -> An
         return _search_task(examples, name)
     if kinds == {"pair"}:
         return _pair_task(examples, name)
-    raise DataError("no task fits these examples", got=sorted(kinds), expected="search collections or graded pairs")
+    if kinds == {"labelled"}:
+        if not train:
+            raise DataError("a classification task needs texts to train on", field="train")
+        return _label_task(examples, train, name)
+    raise DataError(
+        "no task fits these examples", got=sorted(kinds), expected="a search collection, graded pairs or labelled texts"
+    )
 
 
 def _metadata(name: str, kind: str, score: str, task: str) -> Any:
@@ -132,8 +143,31 @@ def _pair_task(examples: Sequence[EmbeddingExample], name: str) -> Any:
     return LocalSts()
 
 
-def evaluate(pipeline: Any, examples: Sequence[EmbeddingExample]) -> dict[str, float]:
-    """MTEB's scores of `pipeline` on `examples`, from 0 to 1, by MTEB's names."""
-    found = _mteb().evaluate(as_mteb(pipeline), as_task(examples), cache=None, show_progress_bar=False)
+def _label_task(examples: Sequence[EmbeddingExample], train: Sequence[EmbeddingExample], name: str) -> Any:
+    from datasets import Dataset
+    from mteb.abstasks.classification import AbsTaskClassification
+
+    class LocalClassification(AbsTaskClassification):
+        """Labelled texts in memory."""
+
+        metadata = _metadata(name, "Classification", "accuracy", examples[0].task)
+
+        def load_data(self, *args: Any, **options: Any) -> None:
+            rows = {"train": train, "test": examples}
+            self.dataset = {
+                split: Dataset.from_list([{"text": e.text, "label": e.label} for e in part])
+                for split, part in rows.items()
+            }
+            self.data_loaded = True
+
+    return LocalClassification()
+
+
+def evaluate(
+    pipeline: Any, examples: Sequence[EmbeddingExample], *, train: Sequence[EmbeddingExample] = ()
+) -> dict[str, float]:
+    """MTEB's scores of `pipeline` on `examples`, from 0 to 1, by MTEB's names. `train`: as for `as_task`."""
+    task = as_task(examples, train=train)
+    found = _mteb().evaluate(as_mteb(pipeline), task, cache=None, show_progress_bar=False)
     (scores,) = found.task_results[0].scores["test"]
     return {name: value for name, value in scores.items() if isinstance(value, float)}

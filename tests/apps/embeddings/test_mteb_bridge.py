@@ -28,6 +28,16 @@ def test_the_same_figure(embed, reader, ours, theirs):
     assert bridge.evaluate(embed, examples)[theirs] == pytest.approx(value / 100, abs=6e-6)
 
 
+def test_the_same_accuracy(embed):
+    pytest.importorskip("mteb")
+    examples = load_data(reader="embedded_labels")
+    train, test = examples[::2], examples[1::2]
+    labels = [example.label for example in train]
+    judge = EmbeddingEvaluator(["accuracy"], seed=42, shots=8, fit=(embed.predict(train), labels))
+    ours = judge.score(embed.predict(test), test).value("accuracy")
+    assert bridge.evaluate(embed, test, train=train)["accuracy"] == pytest.approx(ours / 100, abs=6e-6)
+
+
 def test_without_mteb_the_error_says_so(embed):
     if importlib.util.find_spec("mteb") is not None:
         pytest.skip("mteb is installed")
