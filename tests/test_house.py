@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -58,3 +59,14 @@ def test_importing_an_app_or_the_configuration_pulls_in_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_functional_dropout_ends_with_training():
+    """torch's function drops in evaluation too unless it is told what mode the model is in."""
+    everywhere = []
+    for path in SOURCES:
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(("F.dropout", "functional.dropout")):
+                if not any(keyword.arg == "training" for keyword in call.keywords):
+                    everywhere.append(f"{path.relative_to(ROOT)}:{call.lineno}")
+    assert not everywhere

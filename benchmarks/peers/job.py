@@ -67,8 +67,8 @@ JOBS = {
     "J1c": Job(checkpoint=True),
     "J2": Job(four_bit=True),
     "J2c": Job(four_bit=True, checkpoint=True),
-    "J3": Job(shape="llama-3b", micro=4, accumulation=1, mixed=True),
-    "J3-padded": Job(shape="llama-3b", micro=8, accumulation=4, mixed=True),
+    "J3": Job(shape="llama-3b", micro=2, accumulation=2, mixed=True),
+    "J3-padded": Job(shape="llama-3b", micro=4, accumulation=8, mixed=True),
     "J7": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, text=True, fp32=True),
     "J7-full": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, rank=0, text=True, fp32=True),
     "tiny": Job(shape="tiny", length=128, micro=2, accumulation=2, steps=4),
@@ -232,6 +232,8 @@ def report(peer: str, job: Job, clock: Clock, tokens: list[int], history: list[d
     """
     import torch
 
+    if len(clock.seconds) < 2:
+        raise ValueError(f"{len(clock.seconds)} steps: the first ones compile and allocate, and are no measurement")
     timed = range(min(WARM_UP, len(clock.seconds) // 2), len(clock.seconds))
     rates = [tokens[i] / clock.seconds[i] for i in timed]
     memory = {}

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from transformers.trainer_callback import ExportableState
 
+from core.errors import CheckpointError
 from core.training import checkpoint
 
 
@@ -69,6 +70,17 @@ def to_host(value: Any, memo: dict[int, torch.Tensor] | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([to_host(item, memo) for item in value])
     return value
+
+
+def whole(state: dict[str, Any]) -> dict[str, Any]:
+    """`state`, of which nothing is empty. Raises `CheckpointError` for weights of which this process holds no part."""
+    empty = [name for name, tensor in state.items() if isinstance(tensor, torch.Tensor) and not tensor.numel()]
+    if empty:
+        raise CheckpointError(
+            f"{len(empty)} of {len(state)} weights are empty here, {empty[0]} first: they lie on other processes",
+            hint="gather them before they are saved",
+        )
+    return state
 
 
 def random_state() -> dict[str, Any]:
@@ -158,12 +170,13 @@ class Saving:
     def _frozen_weights(self: Any, model: Any) -> Callable[[Path], None]:
         """All weights of a plain model, or those of the adapter that trains."""
         if not hasattr(model, "peft_config"):
-            state = to_host(model.state_dict(keep_vars=True))
+            state = to_host(whole(model.state_dict(keep_vars=True)))
             return lambda place: super(Saving, self)._save(str(place), state_dict=state)  # type: ignore[misc]
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        adapter, config = to_host(get_peft_model_state_dict(model, save_embedding_layers=False)), model.peft_config
+        adapter = to_host(whole(get_peft_model_state_dict(model, save_embedding_layers=False)))
+        config = model.peft_config
 
         def write(place: Path) -> None:
             save_file(adapter, place / "adapter_model.safetensors", metadata={"format": "pt"})

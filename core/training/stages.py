@@ -22,6 +22,7 @@ from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_la
 from core.training.evaluate import make_evaluator, score_within
 from core.training.fitting import begun_with, fit
 from core.training.prepare import Prepared, prepare_data, step_sizes
+from core.training.saving import whole
 
 
 class StageRunner:
@@ -235,6 +236,7 @@ def tokens_seen(trainer: Any) -> int:
 
 
 def _save_weights(model: Any, folder: Path) -> None:
+    whole(dict(model.named_parameters()))
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))

@@ -17,6 +17,7 @@ from transformers import Trainer
 
 from core.config.schema import BackendConfig, TrainConfig
 from core.data.encode import IGNORE
+from core.distributed.launch import rank, world_size
 from core.models.attention import without_planning
 from core.models.varlen import borders_of, packed
 from core.objectives.losses import CrossEntropy, places_of, token_loss
@@ -114,6 +115,7 @@ class SupervisedTrainer(Scheduled, Saving, Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's, with the switches of `backend:` on; the model is plain again afterwards."""
+        draw_apart(self.args.seed)
         with made_fast(self.model, self.backend, self.args.device) as by_document:
             self._by_document = by_document
             try:
@@ -167,6 +169,13 @@ class SupervisedTrainer(Scheduled, Saving, Trainer):
         if fresh and self.backend.precision.params == "bf16":
             self.optimizer = optimizer = MasterAdamW(optimizer.param_groups, self.backend.optimizer_step != "plain")
         return optimizer
+
+
+def draw_apart(seed: int) -> None:
+    """Let every process draw random numbers of its own: with one seed for all, dropout would hide the same entries of
+    different rows. A resumed run goes on with the states of its checkpoint instead."""
+    if world_size() > 1:
+        torch.manual_seed(seed * 1_000_003 + rank())
 
 
 def attention_for(inputs: dict[str, Any], device: torch.device) -> AbstractContextManager:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import runner
 from benchmarks.bar import Setting, Unavailable
 from benchmarks.bars import training_j1
-from benchmarks.peers import compare
-from benchmarks.peers.job import COMPARED, JOBS, rows, same_start
+from benchmarks.peers import compare, run_trl
+from benchmarks.peers.job import COMPARED, JOBS, Clock, report, rows, same_start
 
 
 def result(rate, peak, losses=(2.0, 1.9, 1.8)):
@@ -137,6 +138,34 @@ def test_rows_are_the_same_for_everybody_and_lengths_are_as_said():
     walks = rows(twin)
     assert len(walks) == COMPARED * twin.micro * twin.accumulation and len({len(walk) for walk in walks}) > 50
     assert {(b - a) % 64 for walk in walks for a, b in zip(walk, walk[1:])} == {1, 2, 3}
+
+
+def test_a_clock_waits_for_the_device_at_both_ends_of_a_step():
+    clock, waited = Clock(), []
+    clock.gpu, clock.torch = True, SimpleNamespace(cuda=SimpleNamespace(synchronize=lambda: waited.append(1)))
+    timing = clock.callback()
+    timing.on_step_begin()
+    assert len(waited) == 1 and not clock.seconds
+    timing.on_step_end()
+    assert len(waited) == 2 and len(clock.seconds) == 1
+
+
+def test_a_rate_leaves_warm_up_out_and_is_refused_without_one(capsys):
+    clock = Clock()
+    clock.seconds = [100.0] * 5 + [2.0, 1.0, 4.0, 2.0, 1.0, 4.0, 2.0, 2.0]
+    report("me", JOBS["tiny"], clock, [8] * 13, [{"loss": 1.0}])
+    said = json.loads(capsys.readouterr().out.removeprefix("RESULT "))
+    assert said["tokens_per_s"] == 4.0 and said["range"] == [2.0, 8.0]
+    clock.seconds = [1.0]
+    with pytest.raises(ValueError, match="no measurement"):
+        report("me", JOBS["tiny"], clock, [8], [])
+
+
+def test_tokens_are_counted_without_padding():
+    job = JOBS["J1-losses"]
+    each = job.micro * job.accumulation
+    walks = rows(job)
+    assert run_trl._tokens(walks, job)[0] == sum(map(len, walks[:each])) < each * max(map(len, walks[:each]))
 
 
 def test_adapters_start_the_same_whatever_was_drawn_before():

@@ -21,7 +21,7 @@ class Pairwise(Frame):
 
     def counts(self, inputs: dict[str, Any]) -> tuple[int, Any]:
         """Pairs of a micro-batch, and tokens of their better answers."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how its batches are counted")
 
     def get_batch_samples(self: Any, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         import torch

@@ -167,3 +167,12 @@ def test_what_is_copied_no_later_step_changes_and_tied_tensors_stay_one():
         state["moments"][0]["m"] += 1
     assert kept["embed"].sum() == 0 and kept["moments"][0]["m"].sum() == 0 and kept["step"] == 3
     assert kept["embed"] is kept["head"]
+
+
+def test_weights_that_lie_elsewhere_are_not_saved_as_nothing():
+    from core.training.saving import whole
+
+    state = {"a": torch.zeros(2, 3), "b": torch.zeros(0, 3)}
+    with pytest.raises(CheckpointError, match="1 of 2 weights are empty here, b first"):
+        whole(state)
+    assert whole({"a": state["a"]}) == {"a": state["a"]}

@@ -67,3 +67,49 @@ def test_mistakes_are_told(tmp_path):
     run = RunFolder.create(recipe(tmp_path, tmp_path / "causal", preset="tiny"))
     with pytest.raises(ConfigError, match="cannot fill in"):
         train(run.recipe(), run)
+
+
+def test_a_step_is_the_same_for_every_cut_of_its_batch(tmp_path, monkeypatch):
+    """What is hidden is said by the rows themselves, not by lots, so that cuts can be compared."""
+    from transformers import TrainingArguments
+
+    from core.config.schema import ModelConfig, TrainConfig
+    from core.data.collate import Collator
+    from core.data.dataset import EncodedDataset
+    from core.data.encode import Encoded
+    from core.models.load import load_model
+    from core.models.presets import PRESETS
+    from core.models.tokenizer import train_bpe
+    from core.training import masked
+    from core.training.trainer import CountingCollator
+
+    def every_third(ids, eligible, share, hide_with, vocabulary):
+        chosen = eligible & (torch.arange(ids.shape[1]) % 3 == 1)
+        return torch.where(chosen, hide_with, ids), torch.where(chosen, ids, -100)
+
+    monkeypatch.setattr(masked, "corrupt", every_third)
+    kind, shape = PRESETS["tiny-bert"]
+    silent = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    monkeypatch.setitem(PRESETS, "tiny-bert", (kind, {**shape, **silent}))
+    tokenizer = train_bpe(LINES, 300)
+    generator = torch.Generator().manual_seed(0)
+    lengths = (4, 30, 9, 17, 25, 6, 12, 20)
+    ids = [torch.randint(5, 250, (length,), generator=generator).tolist() for length in lengths]
+    data, found = EncodedDataset([Encoded(row, list(row)) for row in ids]), []
+    for micro, accumulation in ((8, 1), (4, 2), (3, 3), (1, 8)):
+        model = load_model(ModelConfig(preset="tiny-bert"), tokenizer, seed=3)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation,
+            max_steps=1, learning_rate=0.1, optim="sgd", max_grad_norm=0.0, use_cpu=True, report_to=[],
+            remove_unused_columns=False, disable_tqdm=True, save_strategy="no", label_names=["labels"],
+        )  # fmt: skip
+        trainer = masked.masked_trainer(tokenizer)(
+            model=model, args=arguments, train_dataset=data, data_collator=CountingCollator(Collator(1)),
+            train_config=TrainConfig(schedule="constant", warmup=0),
+        )  # fmt: skip
+        before = torch.cat([p.detach().flatten() for p in model.parameters()])
+        trainer.train()
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - before)
+    assert found[0].abs().max() > 1e-3
+    for other in found[1:]:
+        assert float((other - found[0]).abs().max() / found[0].abs().max()) < 1e-4

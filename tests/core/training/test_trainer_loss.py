@@ -181,3 +181,32 @@ def test_two_ranks_equal_one_also_when_one_has_no_labels(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert (one - two).abs().max() < 1e-6
+
+
+MEMORY = """
+import resource, sys, torch
+sys.path[:0] = [{root!r}]
+from transformers import LlamaConfig, LlamaForCausalLM
+from core.data.collate import Collator
+from core.data.dataset import EncodedDataset
+from core.data.encode import Encoded
+from core.training.trainer import mean_loss
+shape = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=20000)
+model = LlamaForCausalLM(LlamaConfig(**shape))
+rows = [Encoded(list(range(5, 37)), list(range(5, 37)))] * {rows}
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+mean_loss(model, EncodedDataset(rows[:8]), Collator(1))
+before = peak()
+mean_loss(model, EncodedDataset(rows), Collator(1))
+print(peak() - before)
+"""
+
+
+def test_the_memory_of_an_evaluation_does_not_grow_with_its_rows(tmp_path):
+    """256 rows have 650 MB of logits; eight, which are looked at together, 20 MB."""
+    script = tmp_path / "memory.py"
+    script.write_text(MEMORY.format(root=str(ROOT), rows=256))
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 100

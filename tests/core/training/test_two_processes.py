@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,81 @@ def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
     train(run.recipe(), run, resume=True)
     assert list(losses(run)) == list(range(1, 10)), "one process goes on where two were stopped"
     assert losses(run) == pytest.approx(losses(alone), rel=1e-4)
+
+
+FAILS_ON_RANK_1 = """
+import os, sys
+sys.path.insert(0, {root!r})
+from core.config.run_folder import RunFolder
+from core.training.run import train
+from core.training.trainer import SupervisedTrainer
+
+step = SupervisedTrainer.training_step
+
+def broken(self, *args, **kwargs):
+    if os.environ["RANK"] == "1" and self.state.global_step == 2:
+        raise ZeroDivisionError("the first thing that went wrong")
+    return step(self, *args, **kwargs)
+
+SupervisedTrainer.training_step = broken
+run = RunFolder({run!r})
+train(run.recipe(), run)
+"""
+
+
+def test_a_process_that_fails_ends_all_and_says_why(tmp_path):
+    run = new_run(tmp_path / "run")
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS_ON_RANK_1.format(root=str(ROOT), run=str(run.path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # the other process waits for gradients that never come: it ends long before the timeout of its collective
+    with subprocess.Popen([*launcher, str(script)], env=env, stderr=subprocess.PIPE, text=True) as launched:
+        said = ""
+        assert launched.stderr is not None
+        for line in launched.stderr:
+            said += line
+            if "the first thing that went wrong" in line:
+                break
+        failed = time.monotonic()
+        said += launched.stderr.read()
+        status = launched.wait(60)
+    assert status != 0 and time.monotonic() - failed < 30
+    assert "ZeroDivisionError: the first thing that went wrong" in said
+
+
+DRAWS = """
+import os, sys
+sys.path.insert(0, {root!r})
+import torch
+from core.config.run_folder import RunFolder
+from core.training.run import train
+from core.training.trainer import SupervisedTrainer
+
+step, drawn = SupervisedTrainer.training_step, []
+
+def listening(self, *args, **kwargs):
+    drawn.append(torch.rand(2).tolist())
+    return step(self, *args, **kwargs)
+
+SupervisedTrainer.training_step = listening
+run = RunFolder({run!r})
+train(run.recipe(), run)
+print("drawn", os.environ["RANK"], drawn[:3], flush=True)
+"""
+
+
+def test_processes_draw_random_numbers_of_their_own_and_the_same_ones_again(tmp_path):
+    drawn = []
+    for name in ("a", "b"):
+        run = new_run(tmp_path / name)
+        script = tmp_path / f"{name}.py"
+        script.write_text(DRAWS.format(root=str(ROOT), run=str(run.path)))
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr[-2000:]
+        drawn.append(sorted(line for line in done.stdout.splitlines() if line.startswith("drawn")))
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 2
+    first, second = (line.split(" ", 2)[2] for line in drawn[0])
+    assert first != second
