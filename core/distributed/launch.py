@@ -44,6 +44,16 @@ def join(device: str) -> None:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
 
+def leave() -> None:
+    """Part from the other processes once all are done; nothing when there is one process."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier(_waiting_room())
+        _waiting_room.cache_clear()
+        dist.destroy_process_group()
+
+
 def barrier() -> None:
     """Wait for every process, however long the main one evaluates; nothing when there is one."""
     import torch.distributed as dist

@@ -48,8 +48,9 @@ class Waiting:
             return self.kept
         now = torch.cuda.current_stream()
         now.wait_event(self.arrived)
-        self.back.record_stream(now)
-        return self.back
+        back, self.back = self.back, None  # the graph, and with it this object, lives until the whole backward pass ends
+        back.record_stream(now)
+        return back
 
 
 class Recomputed:

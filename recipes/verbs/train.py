@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         if options.smoke:
             recipe = smoke(recipe)
         folder = _create(recipe, options)
-    from core.distributed.launch import is_main
+    from core.distributed.launch import is_main, leave
     from core.training.run import train
 
     try:
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         if not isinstance(error, KeyboardInterrupt):
             folder.set_status("failed", error=f"{type(error).__name__}: {error}")
         raise
+    leave()
     stopped = folder.info().get("status") == "stopped"
     if not is_main():
         return 130 if stopped else 0

@@ -55,3 +55,21 @@ def test_without_gradients_nothing_is_kept():
     with torch.no_grad():
         model(torch.arange(4)[None], use_cache=False)
     assert model.model.layers[0]._gradient_checkpointing_func.last is None
+
+
+@pytest.mark.gpu
+def test_inputs_that_came_back_are_let_go_block_by_block():
+    device, mib = torch.device("cuda"), 2**20
+    weights = [torch.zeros(1, device=device, requires_grad=True) for _ in range(16)]
+    recomputed = Recomputed(device, random=False)
+    hidden = torch.randn(64, mib // 4, device=device)  # 64 MiB
+    for weight in weights:
+        hidden = recomputed(lambda x, w=weight: x + w, hidden)
+    loss = hidden.mean()
+    del hidden
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    loss.backward()
+    assert torch.cuda.max_memory_allocated() - before < 6 * 64 * mib
+    assert all(weight.grad.item() == pytest.approx(1, rel=1e-3) for weight in weights)
