@@ -28,6 +28,7 @@ APP = App(
     pipeline="apps.cuda.pipeline:CudaPipeline",
     evaluator="apps.cuda.evaluator:CudaEvaluator",
     methods=("apps.cuda.methods.sft", "apps.cuda.methods.fsr"),
+    smoke_length=224,
 )
 
 _ROOMS = {

@@ -377,7 +377,7 @@ def _smoke_data(app: App, data: dict[str, Any], *, base: bool) -> dict[str, Any]
         if block in data:
             data[block] = [_smoke_source(app, source) for source in data[block] or []]
     if base or "max_length" in data:
-        data["max_length"] = min(int(data.get("max_length", 512)), 128)
+        data["max_length"] = min(int(data.get("max_length", 512)), app.smoke_length)
     return data
 
 

@@ -280,6 +280,7 @@ class App:
         model: "module:function", called like `core.training.build.build_base`, for apps whose model is not a causal
             language model; empty takes that one.
         smoke_tokens: new tokens that an answer needs at least, for the small form of a recipe.
+        smoke_length: longest row of the small form.
         rooms: method → an `App` with the rooms of methods whose model or examples are of another kind.
     """
 
@@ -290,6 +291,7 @@ class App:
     methods: tuple[str, ...] = field(default=())
     model: str = ""
     smoke_tokens: int = 8
+    smoke_length: int = 128
     rooms: Mapping[str, App] = field(default_factory=dict)
 
     @cached_property
