@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from core.errors import ConfigError, UnsupportedError
@@ -215,3 +216,22 @@ def spiel_optimizer(model: Any, config: SpielConfig, adapter: str, args: Any) ->
 def hook(trainer_cls: type, model: Any, options: Any) -> tuple[type, list[Any]]:
     """The Trainer of a stage that trains a SpIEL adapter."""
     return type(f"Spiel{trainer_cls.__name__}", (SpielTrainerMixin, trainer_cls), {}), []
+
+
+def replicated(model: Any) -> set[torch.nn.Parameter]:
+    """The values of all SpIEL adapters, for `fully_shard(…, ignored_params=…)`: they stay whole on every process.
+
+    Sharding then does not touch their gradients either, so these are averaged over the processes as they come. The
+    base may be sharded: its weights are asked for when a layer runs, forward and backward, and are never kept.
+    """
+    found = {value for layer in spiel_layers(model).values() for value in layer.spiel_values.values()}
+    for value in found:
+        value.register_post_accumulate_grad_hook(_averaged)
+    return found
+
+
+def _averaged(parameter: torch.Tensor) -> None:
+    if dist.is_initialized() and parameter.grad is not None:
+        # the mean of what was averaged before stays what it is, so accumulation needs no special case
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
