@@ -48,7 +48,7 @@ class Waiting:
             return self.kept
         now = torch.cuda.current_stream()
         now.wait_event(self.arrived)
-        back, self.back = self.back, None  # the graph, and with it this object, lives until the whole backward pass ends
+        back, self.back = self.back, None  # this object lives as long as the graph, to the end of the backward pass
         back.record_stream(now)
         return back
 
