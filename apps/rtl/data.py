@@ -21,7 +21,7 @@ __all__ = ["READERS", "STAND_INS", "RtlExample", "example_from", "load_data", "t
 
 Reader = Callable[..., Iterator[RtlExample]]
 READERS: Registry[Reader] = Registry("reader")
-STAND_INS: dict[str, str] = {}
+STAND_INS: dict[str, str] = {"chrysalis": "hls_planted", "asserteval": "assertgen"}
 TASKS = {"spec": "dataset_spec-to-rtl", "completion": "dataset_code-complete-iccad2023"}
 
 
@@ -260,11 +260,11 @@ def asserteval(path: str | Path, *, split: str | None = None, on_bad: Any = None
                       if (folder / "spec" / f"{design.name}{end}").is_file()), None)  # fmt: skip
         spec = read_text(words) if words else f"See spec/{design.name}.pdf."
         if not verilog:
-            yield RtlExample(spec, "", design.name, family="vhdl", id=design.name)
+            yield RtlExample(spec, "", design.name, task="assertions", family="vhdl", id=design.name)
             continue
         code = "\n".join(read_text(file) for file in verilog)
         top = design.name if design.name in module_names(code) else (top_of(code) or design.name)
-        yield RtlExample(spec, "", top, code, top, family="asserteval", id=design.name)
+        yield RtlExample(spec, "", top, code, top, task="assertions", family="asserteval", id=design.name)
 
 
 @READERS.register("taskgen")
@@ -281,3 +281,46 @@ def taskgen(
     from apps.rtl.taskgen import tasks
 
     yield from tasks(size, split=split or "train", seed=seed, families=families)
+
+
+@READERS.register("assertgen")
+def assertgen(
+    path: str | Path | None = None,
+    *,
+    split: str | None = None,
+    on_bad: Any = None,
+    size: int = 1000,
+    seed: int = 0,
+    families: list[str] | None = None,
+) -> Iterator[RtlExample]:
+    """Generated clocked designs with assertions that hold of them; the splits are those of `taskgen`."""
+    from apps.rtl.assertions.score import examples
+
+    yield from examples(size, split=split or "train", seed=seed, families=families)
+
+
+@READERS.register("chrysalis")
+def chrysalis(
+    path: str | Path, *, split: str | None = None, on_bad: Any = None, most: int | None = None
+) -> Iterator[RtlExample]:
+    """Chrysalis-HLS (Wan et al. 2024): its repository or `bugs.jsonl`; bugs that have no place in their source are left
+    out. Split "train" or "test" by design.
+
+    Args:
+        most: characters of the longest source.
+    """
+    from apps.rtl.hls.dataset import read_bugs
+    from apps.rtl.hls.task import examples
+
+    yield from examples(read_bugs(path, on_bad=on_bad), split=split, most=most)
+
+
+@READERS.register("hls_planted")
+def hls_planted(
+    path: str | Path | None = None, *, split: str | None = None, on_bad: Any = None
+) -> Iterator[RtlExample]:
+    """Bugs planted by rule into functions of this package; split "train" or "test" by function."""
+    from apps.rtl.hls.planted import planted_bugs
+    from apps.rtl.hls.task import examples
+
+    yield from examples(planted_bugs(), split=split)

@@ -4,7 +4,7 @@
 
 A prediction is a text or a list of texts (samples). The evaluator runs simulators, never a model, so anybody's samples
 can be scored: `graft eval rtl --reader verilogeval --data … --predictions samples.jsonl`. Problems whose own reference
-fails count for nobody and are listed.
+fails count for nobody and are listed. Assertions are proved, and answers about HLS bugs compared (`answers`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from apps.rtl.answers import METRICS, report_on
 from apps.rtl.example import RtlExample
 from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
 from core.evaluation.evaluator import BaseEvaluator
@@ -21,6 +22,7 @@ from core.evaluation.passk import mean_pass_at_k
 from core.evaluation.report import Metric, Report
 
 _KNOWN = ("pass@1", "compiles", "match", "empty", "official_pass@1")
+_OTHERS = tuple(name for names in METRICS.values() for name in names)
 
 
 class RtlEvaluator(BaseEvaluator):
@@ -35,7 +37,7 @@ class RtlEvaluator(BaseEvaluator):
 
     name = "rtl"
     primary = "pass@1"
-    known = _KNOWN
+    known = (*_KNOWN, *_OTHERS)
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class RtlEvaluator(BaseEvaluator):
     ) -> None:
         if not k or min(k) < 1:
             raise ConfigError(f"k is {list(k)}", where="eval.with.k", hint="give numbers of at least 1")
-        super().__init__(metrics or [n for n in _KNOWN if official or not n.startswith("official")])
+        super().__init__(metrics or [n for n in self.known if official or not n.startswith("official")])
         self.k, self.mode, self.engine, self.sandbox = tuple(k), mode, engine, sandbox
         self.workers, self.sim_timeout_s, self.cache, self.official = workers, sim_timeout_s, cache, official
         self.bootstrap, self.seed = bootstrap, seed
@@ -84,6 +86,11 @@ class RtlEvaluator(BaseEvaluator):
         for index, texts in enumerate(samples):
             if not texts:
                 raise DataError(f"problem {index} has no samples")
+        task, *more = sorted({e.task if e.task in METRICS else "modules" for e in examples})
+        if more:
+            raise DataError(f"examples of several tasks: {task}, {', '.join(more)}", hint="score each by itself")
+        if task in METRICS:
+            return report_on(task, samples, examples, self.metrics, workers=self.workers, cache=self.cache)
         try:
             verdicts = self._verdicts(samples, examples)
         except (BackendUnavailable, SandboxError) as error:
@@ -147,7 +154,7 @@ class RtlEvaluator(BaseEvaluator):
 
     def _skipped(self, samples, examples, error) -> Report:
         reason = f"{error.what} {error.hint or ''}".strip()
-        names = {*self.metrics, *(f"pass@{k}" for k in self.k)}
+        names = {*self.metrics, *(f"pass@{k}" for k in self.k)} - set(_OTHERS)
         metrics = {name: Metric(None, 0, skipped=reason) for name in sorted(names, key=lambda n: n != self.primary)}
         metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
         rows = [{"id": e.id or str(i), "input": e.spec, "prediction": t[0]} for i, (e, t) in

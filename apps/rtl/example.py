@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ class RtlExample:
         reference: Verilog that does it; its top module may have another name, `reference_top`.
         testbench: a module `testbench_top` that instantiates `top` and says at the end how it went; None judges
             only whether the answer compiles.
-        files: what the testbench reads from its folder. task: "spec" or "completion" (the answer goes on from header).
+        files: what the testbench reads from its folder.
+        task: what is asked for: a module by "spec", or by "completion" of the header; "assertions" about the reference;
+            "hls" bugs in the C++ that `spec` holds.
+        answer: the answer wanted, for tasks whose answer is not the reference.
         prompt: the official prompt, where a benchmark has one.
         family, split, id: labels, kept in reports.
     """
@@ -37,15 +40,25 @@ class RtlExample:
     testbench_top: str = "tb"
     files: dict[str, str] = field(default_factory=dict)
     task: str = "spec"
+    answer: str | None = None
     prompt: str = ""
     family: str = ""
     split: str = ""
     id: str | None = None
 
+    def changed(self, **fields: Any) -> RtlExample:
+        """The same with other fields."""
+        return replace(self, **fields)
+
+    @property
+    def target(self) -> str | None:
+        """What a model should answer: `answer`, or the reference where a module is asked for."""
+        return self.answer if self.answer is not None or self.task in ("assertions", "hls") else self.reference
+
     @property
     def text(self) -> str:
         """The words a tokenizer would be trained on."""
-        return "\n".join(filter(None, [self.spec, self.header, self.reference]))
+        return "\n".join(filter(None, [self.spec, self.header, self.reference, self.answer]))
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from apps.rtl import prompts
+from apps.rtl.answers import METRICS
 from apps.rtl.evaluator import RtlEvaluator
 from apps.rtl.example import RtlExample, completed, example_from
 from apps.rtl.source import LARGEST, extract, module_names
@@ -148,8 +149,10 @@ class RtlPipeline(BasePipeline):
         return request
 
     def finish(self, request: Request, output: Output) -> Result:
-        """The model's text; the Verilog in it is `meta["code"]`."""
+        """The model's text; the Verilog in it is `meta["code"]`, for tasks that ask for a module."""
         example: RtlExample = request.meta["example"]
+        if example.task in METRICS:
+            return Result(output.text.strip(), {"task": example.task})
         code = extract(output.text, example.header)
         warnings = [] if code else ["the answer holds no module"]
         if output.finish_reason == "length":

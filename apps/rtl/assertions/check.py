@@ -170,7 +170,7 @@ class _Runner:
         return self.run(commands, {"d.sv": watched, "t.sv": bench})
 
     def _yosys(self, code: str, top: str, rest: str) -> ExecResult:
-        script = f"read_verilog -formal -sv d.sv; prep -flatten -top {top}; async2sync; opt_clean; {rest}"
+        script = f"read_verilog -formal -sv d.sv; prep -flatten -top {top}; memory_map; async2sync; opt_clean; {rest}"
         return self.run([Step(["yosys", "-q", "-p", script])], {"d.sv": code})
 
     def sat(self, code: str, top: str, options: str) -> bool:
@@ -241,8 +241,10 @@ def _random_bench(code: str, top: str, clock: str, reset: tuple[str, int] | None
     if known is None:
         raise DataError(f"the ports of {top} cannot be read", hint="install graft[rtl] and check the module's header")
     inputs = [p for p in known if p.direction == "in" and p.name != clock]
+    # a reset that is set twice at one time would be an edge to an asynchronous design
+    drawn = [p for p in inputs if reset is None or p.name != reset[0]]
     declared = "".join(f"  reg [{p.width - 1}:0] {p.name} = 0;\n" for p in inputs)
-    draws = "".join(f"      {p.name} = {{{', '.join(['$random'] * (p.width // 32 + 1))}}};\n" for p in inputs)
+    draws = "".join(f"      {p.name} = {{{', '.join(['$random'] * (p.width // 32 + 1))}}};\n" for p in drawn)
     if reset is not None:
         name, level = reset
         draws += f"      {name} = (i < 2 || $random % 50 == 0) ? 1'b{level} : 1'b{1 - level};\n"

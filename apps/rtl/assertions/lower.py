@@ -73,7 +73,8 @@ def lower(text: str, prefix: str = "sva0") -> Monitor:
         DataError: it does not parse, or it uses something outside of the subset, which is named.
         BackendUnavailable: pyslang is not installed.
     """
-    spec = _parsed(text)
+    # the nodes belong to the tree, which must live as long as they are looked at
+    tree, spec = _parsed(text)
     clock = _clock(spec)
     builder = _Builder(prefix)
     disable = "1'b0" if spec.disable is None else _expression(spec.disable.expr, builder)
@@ -107,7 +108,7 @@ def lower(text: str, prefix: str = "sva0") -> Monitor:
     return Monitor(clock, [line.replace("CLOCK", clock) for line in builder.lines], fail, seen, depth)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> tuple[Any, Any]:
     try:
         from pyslang import DiagnosticEngine, syntax
     except ModuleNotFoundError as error:
@@ -125,7 +126,7 @@ def _parsed(text: str) -> Any:
     statement = members[0].statement
     if _kind(statement) != "AssertPropertyStatement":
         raise DataError(f"{_kind(statement)} is not supported", got=text, expected="assert property (…);")
-    return statement.propertySpec
+    return tree, statement.propertySpec
 
 
 def _kind(node: Any) -> str:

@@ -1,45 +1,78 @@
-"""The bug task for a model: name the type, find the line, give the repaired line; and the score of an answer."""
+"""The bug task for a model: name the type, find the line, give it repaired; and the score of an answer."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from apps.rtl.hls.dataset import TYPES, HlsBug
+from apps.rtl.example import RtlExample
+from apps.rtl.hls.dataset import HlsBug
 from apps.rtl.hls.inject import Injected, inject
 
-PROMPT = (
-    "This C++ function for high-level synthesis has one kind of bug. Kinds: {kinds}.\n\n{code}\n\n"
-    "Answer with three lines: 'type: …', 'line: …' and 'repair: …'.\n"
-)
+_LINE = re.compile(r"^\s*(type|line|repair)\s*:[ \t]*(.*)$", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class HlsScore:
-    """Whether an answer names the type, the line (within one), and the original text of it."""
+    """Whether an answer names only types that are there, a line (within one), and the original text of a bug."""
 
     kind: bool
     line: bool
     repair: bool
 
 
-def prompt(bug: HlsBug) -> str | None:
-    """The task's prompt with numbered lines; None when the bug cannot be put into its source."""
-    found = inject(bug)
-    if found.how == "unmatched":
-        return None
-    numbered = "\n".join(f"{n:>3} {line}" for n, line in enumerate(found.code.splitlines(), 1))
-    return PROMPT.format(kinds=", ".join(f"{k} ({v})" for k, v in TYPES.items()), code=numbered)
+def examples(bugs: Iterable[HlsBug], *, split: str | None = None, most: int | None = None) -> Iterator[RtlExample]:
+    """Tasks of the bugs that can be put into their sources.
+
+    Args:
+        split: "train", or "test" for a fifth of the designs; all bugs of a design are on one side. most: characters of
+            the longest source.
+    """
+    for bug in bugs:
+        held = int(hashlib.sha256(bug.design.encode()).hexdigest(), 16) % 5 == 0
+        if split is not None and held != (split == "test"):
+            continue
+        found = inject(bug)
+        if found.how == "unmatched" or (most is not None and len(found.code) > most):
+            continue
+        yield RtlExample(
+            numbered(found.code), top=bug.design, task="hls", answer=answer_of(found), family="_".join(bug.kinds),
+            split=split or "", id=bug.id,
+        )  # fmt: skip
 
 
-def score(answer: str, found: Injected) -> HlsScore:
-    """Score an answer against the bug that was put in."""
-    said = {m[1].lower(): m[2].strip() for m in re.finditer(r"^\s*(type|line|repair)\s*:\s*(.*)$", answer, re.M | re.I)}
-    kinds = set(re.findall(r"[A-Z]{3,4}", said.get("type", "").upper()))
-    numbers = [int(n) for n in re.findall(r"\d+", said.get("line", ""))]
-    wanted = {"".join(edit.original.split()) for edit in found.bug.edits}
-    return HlsScore(
-        bool(kinds) and kinds <= set(found.bug.kinds),
-        any(abs(n - line) <= 1 for n in numbers for line in found.lines),
-        "".join(said.get("repair", "").split()) in wanted,
+def numbered(code: str) -> str:
+    """The code with line numbers, as a model sees it."""
+    return "\n".join(f"{n:>3} {line}" for n, line in enumerate(code.splitlines(), 1))
+
+
+def answer_of(found: Injected) -> str:
+    """The answer wanted: three lines for each edit."""
+    edits = zip(found.bug.edits, found.lines)
+    return "\n".join(
+        f"type: {edit.kind}\nline: {line}\nrepair: {' '.join(edit.original.split())}" for edit, line in edits
     )
+
+
+def score(answer: str, wanted: str) -> HlsScore:
+    """Score an answer against the one wanted."""
+    said, truth = _parts(answer), _parts(wanted)
+    kinds = {kind for text in said["type"] for kind in re.findall(r"[A-Z]{3,4}", text.upper())}
+    numbers, lines = (
+        [int(n) for text in parts["line"] for n in re.findall(r"\d{1,9}", text)] for parts in (said, truth)
+    )
+    repairs = {"".join(text.split()) for text in truth["repair"]}
+    return HlsScore(
+        bool(kinds) and kinds <= set(truth["type"]),
+        any(abs(n - line) <= 1 for n in numbers[: len(lines)] for line in lines),
+        any("".join(text.split()) in repairs for text in said["repair"]),
+    )
+
+
+def _parts(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {"type": [], "line": [], "repair": []}
+    for match in _LINE.finditer(text):
+        found[match[1].lower()].append(match[2].strip())
+    return found

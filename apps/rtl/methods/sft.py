@@ -26,16 +26,17 @@ class SftConfig:
 
 @method("rtl.sft", config=SftConfig)
 def sft(ctx: StageContext) -> Stage:
-    """Prompted references, loss on the code and its end."""
+    """Prompted answers (references, assertions or bug reports), loss on the answer and its end."""
     from core.training.stage import Stage
 
     rows = [row_of(example, ctx.options.template) for example in ctx.train]
-    held = [row_of(example, ctx.options.template) for example in ctx.eval or () if example.reference]
+    held = [row_of(example, ctx.options.template) for example in ctx.eval or () if example.target]
     return Stage(rows=rows, eval_rows=held, layout="rows", mode=ctx.options.mode)
 
 
 def row_of(example: RtlExample, template: str) -> list[Segment]:
-    """Prompt and reference of an example. Raises `DataError` where there is no reference."""
-    if example.reference is None:
-        raise DataError("training needs a reference, and this row has none", field="reference", got=example.spec)
+    """Prompt and answer of an example. Raises `DataError` where there is none."""
+    if not example.target:
+        field = "reference" if example.task in ("spec", "completion") else "answer"
+        raise DataError(f"training needs a {field}, and this row has none", field=field, got=example.spec)
     return render(prompts.get_template(template), prompts.fields(example))

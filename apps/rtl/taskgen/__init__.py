@@ -49,6 +49,18 @@ def tasks(
     Raises:
         ConfigError: an unknown split or family.
     """
+    for _, _, example in drawn(size, split=split, seed=seed, families=families):
+        yield example
+
+
+def drawn(
+    size: int, *, split: str = "train", seed: int = 0, families: Sequence[str] | None = None
+) -> Iterator[tuple[str, Params, RtlExample]]:
+    """As `tasks`, each with its family and its parameters.
+
+    Raises:
+        ConfigError: an unknown split or family.
+    """
     if split not in SPLITS:
         raise ConfigError(f"unknown split '{split}'", hint=f"known: {', '.join(SPLITS)}")
     for name in families or ():
@@ -69,7 +81,7 @@ def tasks(
         name = names[number % len(names)]
         pool = pools[name]
         params = pool[number // len(names) % len(pool)]
-        yield make(name, params, frame=draw.choice(frames), wording=draw.randrange(3), split=split)
+        yield name, params, make(name, params, frame=draw.choice(frames), wording=draw.randrange(3), split=split)
 
 
 def members(name: str, held: bool = False) -> list[Params]:

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from apps.rtl.hls.dataset import Edit, HlsBug, read_bugs
+from apps.rtl.hls.dataset import TYPES, Edit, HlsBug, read_bugs
 from apps.rtl.hls.inject import inject, tally
 from apps.rtl.hls.oracle import observe
+from apps.rtl.hls.planted import FUNCTIONS, plant, planted_bugs
 from apps.rtl.hls.rules import logic_finding, pragma_findings
-from apps.rtl.hls.task import prompt, score
+from apps.rtl.hls.task import examples, score
 from core.errors import DataError
 from core.execution.tools import has
 
@@ -77,13 +78,47 @@ def test_sanitizers_and_outputs_confirm_bugs():
 
 
 def test_the_task_and_its_score():
-    planted = inject(bug(Edit("INF", "i < n", "i <= n")))
-    assert "  4   for (int i = 0; i <= n; i++)" in prompt(planted.bug) and prompt(bug(Edit("INF", "x y", "z"))) is None
-    right = score("type: INF\nline: 4\nrepair: i < n", planted)
+    (task,) = examples([bug(Edit("INF", "i < n", "i <= n")), bug(Edit("INF", "x y", "z"))])
+    assert "  4   for (int i = 0; i <= n; i++)" in task.spec and task.answer == "type: INF\nline: 4\nrepair: i < n"
+    right = score("Type: INF\nline: 5\nrepair: i  <n", task.answer)
     assert (right.kind, right.line, right.repair) == (True, True, True)
-    wrong = score("type: OOB, INF\nline: 9\nrepair: i > n", planted)
+    wrong = score("type: OOB, INF\nline: 9\nrepair: i > n", task.answer)
     assert (wrong.kind, wrong.line, wrong.repair) == (False, False, False)
-    assert score("", planted) == score("type:\nline: none", planted)
+    assert score("", task.answer) == score("type:\nline: none", task.answer)
+    many = score("type: INF\nline: " + " ".join(map(str, range(1, 30))), task.answer)
+    assert many.kind and not many.line, "naming every line finds none"
+    assert list(examples([bug(Edit("INF", "i < n", "i <= n"))], most=9)) == []
+
+
+def test_splits_share_no_design():
+    bugs = list(planted_bugs())
+    sides = {side: {e.top for e in examples(bugs, split=side)} for side in ("train", "test")}
+    assert sides["train"] and sides["test"] and not sides["train"] & sides["test"]
+    assert sum(len(list(examples(bugs, split=side))) for side in sides) == len(list(examples(bugs))) == len(bugs)
+
+
+def test_planted_bugs_are_of_every_type_and_the_repair_restores_the_source():
+    bugs = list(planted_bugs())
+    assert {b.kinds[0] for b in bugs} == set(TYPES)
+    for one in bugs:
+        planted = inject(one)
+        assert planted.how == "exact" and planted.code != one.source
+        edit = one.edits[0]
+        assert planted.code.replace(edit.faulty, edit.original, 1) == one.source
+    assert list(plant("f", "int f(int x)\n{\n  return x;\n}\n"))[0].kinds == ("ZERO",)
+
+
+@pytest.mark.skipif(not has("g++"), reason="g++ is absent (Debian package: g++)")
+def test_sanitizers_agree_with_what_was_planted():
+    driver = (
+        "int main() { int a[64], b[64]; for (int i = 0; i < 64; i++) a[i] = b[i] = 100 * i;"
+        ' printf("%d\\n", dot(a, b, 64)); return 0; }'
+    )
+    seen = {}
+    for one in plant("dot", FUNCTIONS["dot"]):
+        if one.kinds[0] in ("OOB", "ZERO"):
+            seen[one.kinds[0]] = observe(one.source, inject(one).code, driver, seconds=1).kind
+    assert seen == {"OOB": "OOB", "ZERO": "differs"}
 
 
 def test_both_layouts_are_read_and_bad_ones_named(tmp_path):
