@@ -57,11 +57,12 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str], m
     if not texts:
         return []
     joined = [prompt + text for prompt, text in zip(prompts, texts)]
-    made = tokenizer(joined, return_offsets_mapping=True, verbose=False)
+    made = tokenizer(joined, return_offsets_mapping=any(prompts), verbose=False)
     found = []
-    for row, (ids, offsets, prompt) in enumerate(zip(made["input_ids"], made["offset_mapping"], prompts)):
+    for row, (ids, prompt) in enumerate(zip(made["input_ids"], prompts)):
         given = 0
         if prompt:
+            offsets = made["offset_mapping"][row]
             # Special tokens have empty spans; those in front of the prompt go with it.
             spans = [end for start, end in offsets]
             given = next((i for i, end in enumerate(spans) if end > len(prompt)), len(ids) - 1)
@@ -97,11 +98,14 @@ def padded(texts: Sequence[Text], pad: int) -> dict[str, Any]:
     """`input_ids`, `attention_mask` and `pool_mask`, each (n, longest), padded on the right."""
     import torch
 
-    size = max(len(text.ids) for text in texts)
-    ids = torch.full((len(texts), size), pad, dtype=torch.long)
-    mask, pool = torch.zeros_like(ids), torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        ids[row, : len(text.ids)] = torch.tensor(text.ids)
-        mask[row, : len(text.ids)] = 1
-        pool[row, text.prompt : len(text.ids)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "pool_mask": pool}
+    lengths = torch.tensor([len(text.ids) for text in texts])
+    prompts = torch.tensor([text.prompt for text in texts])
+    places = torch.arange(int(lengths.max()))
+    mask = places < lengths[:, None]
+    ids = torch.full(mask.shape, pad, dtype=torch.long)
+    ids[mask] = torch.tensor([number for text in texts for number in text.ids])
+    return {
+        "input_ids": ids,
+        "attention_mask": mask.long(),
+        "pool_mask": (mask & (places >= prompts[:, None])).long(),
+    }

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from core.errors import AppInputError, ConfigError
 
+PART = 2048
+"""Tokens that pass the block at one time without gradients."""
+
 
 class LatentAttentionPooling(Module):
     """`features["token_embeddings"]` (n, l, d) → `features["sentence_embedding"]` (n, d).
@@ -70,7 +73,16 @@ class LatentAttentionPooling(Module):
         return queries, self._split(keys.unsqueeze(0)), self._split(values.unsqueeze(0))
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """Token states (n, l, d) after dictionary and feed-forward block, the same shape."""
+        """Token states (n, l, d) after dictionary and feed-forward block, the same shape.
+
+        Without gradients tokens pass in parts, so that the block's eightfold width is never there for all of them.
+        """
+        if torch.is_grad_enabled():
+            return self._transformed(states)
+        parts = states.flatten(0, 1).split(PART)
+        return torch.cat([self._transformed(part.unsqueeze(0))[0] for part in parts]).view_as(states)
+
+    def _transformed(self, states: torch.Tensor) -> torch.Tensor:
         found = F.scaled_dot_product_attention(*self._asked(states))
         hidden = states + self.out(found.transpose(1, 2).flatten(2).view_as(states))
         gate, up = self.gate_up(self.norm_hidden(hidden)).chunk(2, dim=-1)

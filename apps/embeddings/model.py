@@ -47,6 +47,11 @@ class EmbeddingModel(nn.Module):
         return next(self.encoder.parameters())
 
     @property
+    def states_dtype(self) -> torch.dtype:
+        """Of the token states: that of the first floating-point weights."""
+        return next(p.dtype for p in self.encoder.parameters() if p.is_floating_point())
+
+    @property
     def config(self) -> Any:
         return self.encoder.config
 

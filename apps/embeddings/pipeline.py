@@ -95,6 +95,7 @@ class EmbeddingPipeline:
         spec = build(ModelConfig, wanted, Places("from_pretrained"))
         tokenizer = load_tokenizer(spec)
         model = build_model(spec, tokenizer, device=pick_device(device)).eval()
+        model.pooling.to(model.states_dtype)
         saved = card.get("config", {}) if card.get("app") == cls.app else {}
         pipeline = cls.from_model(model, tokenizer, **{**saved, **config})
         pipeline.source = {"path": folder}
