@@ -40,7 +40,12 @@ def compare(
         if float(over.flat[index]) > excess:
             excess = float(over.flat[index])
             place = [int(i) for i in np.unravel_index(index, exact.shape)]
-            worst = {"output": name, "index": place, "expected": float(exact.flat[index]), "got": float(found.flat[index])}
+            worst = {
+                "output": name,
+                "index": place,
+                "expected": float(exact.flat[index]),
+                "got": float(found.flat[index]),
+            }
     return Trial(passed, relative, ulp, unwritten, worst, shapes)
 
 

@@ -62,7 +62,9 @@ def toolchain(compiler: Compiler = "auto") -> Toolchain:
             root = str(Path(libraries[0]).parent.parent)
             includes = (f"{root}/include",) if os.path.isdir(f"{root}/include") else ()
             name = Path(libraries[0]).name
-            return Toolchain("nvrtc", libraries[0], f"NVRTC {name}", () if root.startswith("/usr/") else (root,), includes)
+            return Toolchain(
+                "nvrtc", libraries[0], f"NVRTC {name}", () if root.startswith("/usr/") else (root,), includes
+            )
     raise ToolMissing(
         "no CUDA compiler: neither nvcc nor NVRTC is here (PyPI packages: nvidia-cuda-nvcc, nvidia-cuda-nvrtc). "
         "Compiling kernels needs one; policy, plans and the emulator still work.",
@@ -131,9 +133,18 @@ class KernelCompiler:
         )
         log = (done.last.out + done.last.err).strip()
         cubin = done.artifacts.get("kernel.cubin") if done.ok else None
-        diagnostics = () if cubin is not None else parse_errors(log) or (Diagnostic(0, _why(done.status, done.why, log)),)
+        diagnostics = (
+            () if cubin is not None else parse_errors(log) or (Diagnostic(0, _why(done.status, done.why, log)),)
+        )
         return Compiled(
-            arch, cubin, parse_usage(log), diagnostics, log, done.status, done.cached, 0.0 if done.cached else done.wall_s
+            arch,
+            cubin,
+            parse_usage(log),
+            diagnostics,
+            log,
+            done.status,
+            done.cached,
+            0.0 if done.cached else done.wall_s,
         )
 
     def compile_many(self, code: str, archs: Sequence[str]) -> list[Compiled]:

@@ -70,12 +70,16 @@ def kernelbench(
     inner = place / "KernelBench"
     if inner.is_dir():
         place = inner
-    rows = _folders(place, level) if place.is_dir() and not (place / "problems.jsonl").is_file() else _rows(path, on_bad)
+    rows = (
+        _folders(place, level) if place.is_dir() and not (place / "problems.jsonl").is_file() else _rows(path, on_bad)
+    )
     for file, line, row in rows:
         try:
             number = row.get("problem_id")
             if isinstance(number, bool) or not isinstance(number, int):
-                raise DataError("wrong value", file=file, line=line, field="problem_id", got=number, expected="a number")
+                raise DataError(
+                    "wrong value", file=file, line=line, field="problem_id", got=number, expected="a number"
+                )
             if (level is not None and str(row.get("level")) != level) or (wanted is not None and number not in wanted):
                 continue
             name, source = fields(row, ("name", "reference_pytorch"), file, line)

@@ -1,7 +1,266 @@
-"""The GPU (below)."""
+"""A GPU that the harness uses: a warm process in the sandbox that launches machine code and times it.
+
+The process runs `inside/gpu.py`, which is ours; of a candidate it gets a cubin and numbers. An error on the device is
+sticky, so after any fault the process is ended and a fresh one takes its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import glob
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from apps.cuda.emulator import Emulated, Job, number_bits
+from apps.cuda.example import CudaExample
+from apps.cuda.oracle import DEFAULT_TOLERANCE, site_packages
+from apps.cuda.plan import Resolved, Signature, Spec, output_names
+from apps.cuda.timing import TimingOptions, believable, lower_bound, summary
+from apps.cuda.verdict import Timing, Trial
+from core.errors import BackendUnavailable, SandboxError
+from core.execution import Policy, Sandbox, Worker
+
+_INSIDE = Path(__file__).parent / "inside"
+
+
+@dataclass(frozen=True)
+class Full:
+    """A reference at full size on the device: what kernels may be given, constants that were made smaller, FLOP."""
+
+    signature: Signature
+    sizes: Mapping[str, int]
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class MeasuredKernel:
+    """A status, the time of the candidate, those of the baselines, the trials at full size, and remarks."""
+
+    status: Any
+    detail: str = ""
+    timing: Timing | None = None
+    baselines: dict[str, Timing] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 class Device:
-    @staticmethod
-    def find(level, seconds, required=False):
-        return None
+    """One GPU; calls take turns. Use `find`."""
+
+    def __init__(self, level: str, seconds: float) -> None:
+        self.level, self.seconds = level, seconds
+        self._worker: Worker | None = None
+        self._lock = threading.RLock()
+        self.facts: dict[str, Any] = self._call("facts")
+        self._limits: dict[str, Any] | None = None
+
+    @classmethod
+    def find(cls, level: str = "strict", seconds: float = 300.0, required: bool = False) -> Self | None:
+        """The GPU of this machine, or None.
+
+        Raises:
+            BackendUnavailable: `required` and none is there, or the sandbox of that level hides it.
+        """
+        count = gpus()
+        if count == 0:
+            if required:
+                raise BackendUnavailable("no NVIDIA GPU on this machine", hint='gpu: "none" checks in the emulator')
+            return None
+        return cls(level, seconds)
+
+    @property
+    def name(self) -> str:
+        return str(self.facts["name"])
+
+    @property
+    def arch(self) -> str:
+        return str(self.facts["arch"])
+
+    @property
+    def described(self) -> str:
+        """The device in one line."""
+        known = self.facts
+        return (
+            f"{known['name']} ({known['arch']}): {known['sms']} SMs, {known['l2_bytes'] >> 20} MiB L2, "
+            f"{known['memory'] >> 30} GiB; driver {known['driver']}, torch {known['torch']}, "
+            f"TF32 products {'on' if known['tf32'] else 'off'}, in cuDNN {'on' if known['cudnn_tf32'] else 'off'}"
+        )
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Measured copy bandwidth and matmul rates, with the facts."""
+        with self._lock:
+            if self._limits is None:
+                self._limits = {**self.facts, **self._call("limits")}
+            return self._limits
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            if self._worker is not None:
+                self._worker.close()
+                self._worker = None
+
+    # ---- work --------------------------------------------------------------------------------------------------
+
+    def run(self, cubin: bytes, jobs: Sequence[Job]) -> Emulated:
+        """Jobs as the emulator takes them, on the device."""
+        rows = [_job_row(job) for job in jobs]
+        try:
+            reply = self._call("run_jobs", base64.b64encode(cubin).decode(), rows)
+        except TimeoutError:
+            return Emulated("timeout", detail=f"not done within {self.seconds:g} s")
+        except DeviceLost as error:
+            return Emulated("fault", detail=str(error))
+        outputs = tuple(
+            {name: base64.b64decode(data) for name, data in zip(job.signature.outputs, given)}
+            for job, given in zip(jobs, reply["outputs"])
+        )
+        unwritten = tuple({name: 0 for name in job.signature.outputs} for job, _ in zip(jobs, outputs))
+        if reply["status"] != "ok":
+            self.close()
+        return Emulated(reply["status"], outputs, unwritten, reply["detail"])
+
+    def prepare(self, example: CudaExample, seed: int, limit: int) -> Full | str:
+        """The reference at full size, or why it fails."""
+        try:
+            reply = self._call("prepare", example.reference, example.sizes, seed, limit)
+        except (TimeoutError, DeviceLost) as error:
+            return str(error) or "the reference does not end"
+        if "error" in reply:
+            return f"{reply['where']} of the reference: {reply['error']}"
+        inputs = {name: Spec(dtype, tuple(shape)) for name, (dtype, shape) in reply["inputs"].items()}
+        names = output_names(len(reply["outputs"]))
+        outputs = {name: Spec(dtype, tuple(shape)) for name, (dtype, shape) in zip(names, reply["outputs"])}
+        return Full(Signature(inputs, outputs, reply["numbers"]), reply["sizes"], reply["flops"])
+
+    def measure(self, cubin: bytes, resolved: Resolved, full: Full, asked: float | None,
+                options: TimingOptions) -> MeasuredKernel:  # fmt: skip
+        """Right at full size, and how fast; on what `prepare` made last."""
+        outputs = full.signature.outputs
+        tolerances = [
+            [
+                asked if asked is not None and s.dtype in DEFAULT_TOLERANCE else DEFAULT_TOLERANCE.get(s.dtype, 0.0),
+                s.dtype,
+            ]
+            for s in outputs.values()
+        ]
+        buffers, launches = layout(resolved, full.signature)
+        code = base64.b64encode(cubin).decode()
+        try:
+            reply = self._call("measure", code, buffers, launches, tolerances, asdict(options))
+        except TimeoutError:
+            return MeasuredKernel("timeout", f"not done within {self.seconds:g} s at full size")
+        except DeviceLost as error:
+            return MeasuredKernel("fault", f"at full size: {error}")
+        if "fault" in reply:
+            self.close()
+            return MeasuredKernel("fault", f"at full size: {reply['fault']}")
+        shapes = ", ".join(f"{n} {list(s.shape)}" for n, s in full.signature.inputs.items())
+        trials = tuple(Trial(c["passed"], c["relative"], worst=c["worst"], shapes=shapes) for c in reply["checks"])
+        problem = next((c["problem"] for c in reply["checks"] if c["problem"]), "")
+        if problem:
+            return MeasuredKernel("fault", f"at full size: {problem}", trials=trials)
+        wrong = next((c for c in reply["checks"] if not c["passed"]), None)
+        if wrong is not None:
+            worst = wrong["worst"]
+            when = "after it was timed" if "samples" in reply else "at full size"
+            detail = f"{when}: element {worst['index']} is {worst['got']:.6g}, expected {worst['expected']:.6g}"
+            return MeasuredKernel("mismatch", detail, trials=trials)
+        return self._timed(reply, full, trials, options)
+
+    def _timed(self, reply: Mapping[str, Any], full: Full, trials: tuple[Trial, ...], options: TimingOptions):
+        inputs = sum(s.bytes for s in full.signature.inputs.values())
+        outputs = sum(s.bytes for s in full.signature.outputs.values())
+        kind = next(iter(full.signature.outputs.values())).dtype
+        bound = lower_bound(inputs, outputs, full.flops, self.limits, kind)
+        timing = summary(reply["samples"]["candidate"], warm=[reply["warm"]], bound=bound, resamples=options.resamples)
+        status, detail = believable(timing, bound, reply["event_ms"], reply["wall_ms"])
+        baselines = {
+            name: summary(samples, resamples=options.resamples)
+            for name, samples in reply["samples"].items()
+            if name != "candidate"
+        }
+        return MeasuredKernel(status, detail, timing, baselines, trials)
+
+    def bench(
+        self, cubin: bytes, resolved: Resolved, full: Full, options: TimingOptions, peer: bool = True
+    ) -> dict[str, Any]:
+        """Samples of our timer, twice, and the median of `triton.testing.do_bench` between."""
+        buffers, launches = layout(resolved, full.signature)
+        return self._call("bench", base64.b64encode(cubin).decode(), buffers, launches, asdict(options), peer)
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        with self._lock:
+            if self._worker is None:
+                self._worker = gpu_worker(self.level, self.seconds)
+            answer = self._worker.call(function, *arguments)
+            if answer.status == "ok":
+                return answer.value
+            self.close()
+            if answer.status == "timeout":
+                raise TimeoutError
+            raise DeviceLost(f"{answer.status}: {answer.error}"[:300])
+
+
+class DeviceLost(Exception):
+    """The process at the device ended; a fresh one is started by the next call."""
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that the driver shows."""
+    try:
+        lib = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    if lib.cuInit(0) or lib.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def gpu_worker(level: str, seconds: float) -> Worker:
+    """A process inside the sandbox that sees the GPU. Raises `BackendUnavailable` where the sandbox hides it."""
+    paths = (*site_packages(), str(_INSIDE))
+    devices = tuple(sorted(p for p in glob.glob("/dev/nvidia*") if not os.path.isdir(p)))
+    env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    seen = tuple(p for p in ("/sys", "/etc/OpenCL", "/opt") if os.path.isdir(p))
+    policy = Policy(
+        wall_s=seconds, mem_mb=65536, address_space=False, max_procs=512, max_fds=4096, max_output_kb=96 << 10,
+        tmp_mb=2048, fsize_mb=1024, ro=(*paths, *seen), devices=devices, env=env, level=level,  # type: ignore[arg-type]
+    )  # fmt: skip
+    source = "from gpu import bench, facts, limits, measure, prepare, run_jobs\nfacts()\n"
+    try:
+        return Worker(Sandbox.best(policy), source, timeout_s=seconds, startup_s=180, paths=paths)
+    except SandboxError as error:
+        raise BackendUnavailable(
+            f"the GPU cannot be used at isolation level '{level}': {error.what}",
+            hint=f"{error.hint or ''} No generated code runs on the host, so sandbox: weak is a choice here".strip(),
+        ) from error
+
+
+def layout(resolved: Resolved, signature: Signature) -> tuple[list, list]:
+    """Buffers as [kind, bytes, zero] and launches with places instead of names."""
+    buffers: list[list[int]] = []
+    places: dict[str, int] = {}
+    for kind, specs in enumerate((signature.inputs, signature.outputs, resolved.scratch)):
+        for name, spec in specs.items():
+            places[name] = len(buffers)
+            buffers.append([kind, spec.bytes, int(name in resolved.zero)])
+    launches = []
+    for one in resolved.launches:
+        args = [["t", places[v]] if kind == "tensor" else ["v", number_bits(kind, v)] for kind, v in one.args]
+        launches.append([one.kernel, list(one.grid), list(one.block), one.shared, args])
+    return buffers, launches
+
+
+def _job_row(job: Job) -> dict[str, Any]:
+    buffers, launches = layout(job.resolved, job.signature)
+    given = [base64.b64encode(data).decode() for data in job.inputs]
+    rows = [[*row, given[i] if row[0] == 0 else None] for i, row in enumerate(buffers)]
+    return {"buffers": rows, "launches": launches, "reverse": job.reverse}

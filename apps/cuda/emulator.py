@@ -74,7 +74,8 @@ class Emulator:
     def __init__(self, level: str = "strict", seconds: float = 30.0, cache: ExecCache | None = None) -> None:
         self.version, self.seconds, self.cache = tool("g++").version, seconds, cache
         policy = Policy(
-            wall_s=seconds, cpu_s=seconds + 30, mem_mb=2048, address_space=False, tmp_mb=384, fsize_mb=128, max_procs=32,
+            wall_s=seconds, cpu_s=seconds + 30, mem_mb=2048, address_space=False, tmp_mb=384, fsize_mb=128,
+            max_procs=32,
             max_output_kb=1024, max_artifact_mb=128, level=level,  # type: ignore[arg-type]
         )  # fmt: skip
         self.box = Sandbox.best(policy)
@@ -86,7 +87,10 @@ class Emulator:
         if reason := unsupported(code):
             return Emulated("unsupported", detail=f"{reason} cannot be run here")
         names = [name for name, kernel in kernels.items() if not kernel.template]
-        files: dict[str, str | bytes] = {"kernel.cpp": unit(code, [kernels[n] for n in names]), "simt.o": self.runtime()}
+        files: dict[str, str | bytes] = {
+            "kernel.cpp": unit(code, [kernels[n] for n in names]),
+            "simt.o": self.runtime(),
+        }
         files |= {name: (_FOLDER / name).read_text(encoding="utf-8") for name in _HEADERS}
         for number, job in enumerate(jobs):
             files[f"job-{number}.txt"] = describe(job, names)
@@ -133,7 +137,8 @@ class Emulator:
         kind, kernel, block, thread, _, words = fault.groups()
         detail = f"thread {thread} of block {block} of {kernel} {words}" if thread != "-" else words
         lines = [int(n) for n in re.findall(r"kernel\.(?:cu|cpp):(\d+)", done.steps[-1].out)]
-        return Emulated("fault", detail=f"{kind}: {detail}", diagnostics=(Diagnostic(lines[0] if lines else 0, detail),),
+        mark = Diagnostic(lines[0] if lines else 0, detail)
+        return Emulated("fault", detail=f"{kind}: {detail}", diagnostics=(mark,),
                         **common)  # fmt: skip
 
     def runtime(self) -> bytes:
@@ -144,7 +149,9 @@ class Emulator:
                 steps = [Step(["g++", *_FLAGS, "-O2", "-c", "simt.cpp", "-o", "simt.o"], wall_s=120)]
                 run = self.cache.run if self.cache is not None else None
                 extra = {"extra": self.version} if run else {}
-                made = run(self.box, steps, files, ["simt.o"], **extra) if run else self.box.run(steps, files, ["simt.o"])
+                made = (
+                    run(self.box, steps, files, ["simt.o"], **extra) if run else self.box.run(steps, files, ["simt.o"])
+                )
                 if not made.ok:
                     from core.errors import SandboxError
 
@@ -163,7 +170,8 @@ def unit(code: str, kernels: Sequence[Kernel]) -> str:
     return (
         f'#include "simt.h"\n#line 1 "kernel.cu"\n{for_emulator(code)}\n#line 1 "calls.inc"\nnamespace simt {{\n'
         + "\n".join(calls)
-        + f"\nextern const Entry kernels[] = {{{', '.join(rows)}}};\nextern const unsigned kernel_count = {len(rows)};\n}}\n"
+        + f"\nextern const Entry kernels[] = {{{', '.join(rows)}}};\n"
+        + f"extern const unsigned kernel_count = {len(rows)};\n}}\n"
     )
 
 

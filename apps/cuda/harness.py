@@ -239,9 +239,7 @@ def judged(base: CudaVerdict, done: Emulated, cases: Sequence[Case], asked: floa
         tolerances = {name: case.tolerance(name, asked) for name in specs}
         dtypes = {name: spec.dtype for name, spec in specs.items()}
         expected = {name: case.expected[name] for name in specs}
-        trials.append(
-            compare(got, expected, dtypes, tolerances, unwritten=sum(missing.values()), shapes=case.shapes)
-        )
+        trials.append(compare(got, expected, dtypes, tolerances, unwritten=sum(missing.values()), shapes=case.shapes))
     flags = base.flags
     loose = max((t.relative for t in trials if t.passed), default=0.0)
     if loose > 1e-6 and loose > 20 * max((c.eager for c in cases), default=0.0):

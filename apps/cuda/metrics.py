@@ -54,5 +54,7 @@ def _checked(correct: Sequence[bool], baseline: Sequence[float], actual: Sequenc
         raise DataError(f"{len(right)} verdicts, {len(base)} baseline times and {len(mine)} times")
     for name, times in (("baseline", base), ("kernel", mine)):
         if bool((~(times[right] > 0)).any()):
-            raise DataError(f"a {name} time of a correct kernel is not positive", hint="leave problems without times out")
+            raise DataError(
+                f"a {name} time of a correct kernel is not positive", hint="leave problems without times out"
+            )
     return right, base, mine

@@ -29,8 +29,10 @@ class DeviceLimits:
 
 
 LIMITS = {
-    "sm_75": DeviceLimits(32, 16, 65536, 65536, 40, 3.2e11, 1.5e9), "sm_80": DeviceLimits(64, 32, 65536, 167936, 108, 1.5e12, 1.4e9),
-    "sm_86": DeviceLimits(48, 16, 65536, 102400, 84, 9.0e11, 1.7e9), "sm_89": DeviceLimits(48, 24, 65536, 102400, 128, 1.0e12, 2.4e9),
+    "sm_75": DeviceLimits(32, 16, 65536, 65536, 40, 3.2e11, 1.5e9),
+    "sm_80": DeviceLimits(64, 32, 65536, 167936, 108, 1.5e12, 1.4e9),
+    "sm_86": DeviceLimits(48, 16, 65536, 102400, 84, 9.0e11, 1.7e9),
+    "sm_89": DeviceLimits(48, 24, 65536, 102400, 128, 1.0e12, 2.4e9),
     "sm_90": DeviceLimits(64, 32, 65536, 233472),
 }  # fmt: skip
 
@@ -78,12 +80,16 @@ def modelled(
         shares.append(occupancy(threads, used.registers if used else 32, shared, arch).share)
         blocks += launch.grid[0] * launch.grid[1] * launch.grid[2]
     share = sum(shares) / len(shares) if shares else 1.0
-    reached = min(1.0, 0.35 + 1.3 * share)          # half the warps already hide most of the memory's latency
+    reached = min(1.0, 0.35 + 1.3 * share)  # half the warps already hide most of the memory's latency
     filled = min(1.0, blocks / limits.sms)
     spills = sum(u.spills for u in taken.values()) * counts.get("threads", 0)
     memory = (counts.get("sectors", 0) * 32 + spills) / (limits.bandwidth * reached * max(filled, 1 / limits.sms))
-    instructions = counts.get("requests", 0) * 4 + counts.get("shared_requests", 0) * 2 + counts.get("threads", 0) / 32 * 12
-    issue = (instructions + counts.get("wavefronts", 0) * 2) / (4 * limits.sms * max(filled, 1 / limits.sms) * limits.clock)
+    instructions = (
+        counts.get("requests", 0) * 4 + counts.get("shared_requests", 0) * 2 + counts.get("threads", 0) / 32 * 12
+    )
+    issue = (instructions + counts.get("wavefronts", 0) * 2) / (
+        4 * limits.sms * max(filled, 1 / limits.sms) * limits.clock
+    )
     waits = counts.get("barriers", 0) / 32 * 30 / (4 * limits.sms * limits.clock * max(filled, 1 / limits.sms))
     atomics = counts.get("atomics", 0) * 2e-9 / max(1.0, limits.sms * filled / 8)
     seconds = limits.launch_s * len(resolved.launches) + max(memory, issue) + 0.3 * min(memory, issue) + waits + atomics

@@ -44,7 +44,7 @@ class Case:
     Args:
         signature: names, types and shapes. inputs: bytes by name, weights among them. expected: float64 (or integer)
         arrays by output name. eager: largest relative error of the module in its own precision. sizes: constants
-        that were changed.
+        that were changed. given: which of the inputs are forward's own; the others are weights.
     """
 
     signature: Signature
@@ -52,6 +52,7 @@ class Case:
     expected: Mapping[str, np.ndarray]
     eager: float = 0.0
     sizes: Mapping[str, int] = field(default_factory=dict)
+    given: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> str:
@@ -137,8 +138,9 @@ class Oracle:
             expected = {n: as_array(*o) for n, o in zip(names, row["outputs"])}
             found.append(
                 Case(
-                    Signature(inputs, outputs, row["numbers"]), {n: base64.b64decode(d) for n, (_, _, d) in given.items()},
-                    expected, max(row["eager"], default=0.0), row["sizes"],
+                    Signature(inputs, outputs, row["numbers"]),
+                    {n: base64.b64decode(d) for n, (_, _, d) in given.items()},
+                    expected, max(row["eager"], default=0.0), row["sizes"], tuple(row["inputs"]),
                 )
             )  # fmt: skip
         return found

@@ -158,9 +158,7 @@ class CudaPipeline(BasePipeline):
             from apps.cuda.harness import CudaHarness
 
             config = self.config
-            self._harness = CudaHarness(
-                archs=config.archs, trials=config.trials, gpu=config.gpu, level=config.sandbox
-            )
+            self._harness = CudaHarness(archs=config.archs, trials=config.trials, gpu=config.gpu, level=config.sandbox)
         return self._harness
 
     def attempts(self, given: Any, *, rounds: int | None = None, samples: int | None = None, seed: int = 0,

@@ -181,7 +181,9 @@ def _launch(
 ) -> Launch:  # fmt: skip
     kernel = kernels.get(row["kernel"])
     if kernel is None:
-        raise PlanError(f"launch {number} names the kernel '{row['kernel']}'; the code has: {', '.join(kernels) or 'none'}")
+        raise PlanError(
+            f"launch {number} names the kernel '{row['kernel']}'; the code has: {', '.join(kernels) or 'none'}"
+        )
     if kernel.template:
         raise PlanError(f"'{kernel.name}' is a template: a kernel that is launched by name must be a plain function")
     dims: dict[str, tuple[int, int, int]] = {}
@@ -198,7 +200,9 @@ def _launch(
     if not 0 <= shared <= 232448:
         raise PlanError(f"launch {number} asks for {shared} bytes of shared memory; the limit is 232448")
     if len(row["args"]) != len(kernel.params):
-        raise PlanError(f"'{kernel.name}' has {len(kernel.params)} parameters, launch {number} gives {len(row['args'])}")
+        raise PlanError(
+            f"'{kernel.name}' has {len(kernel.params)} parameters, launch {number} gives {len(row['args'])}"
+        )
     args = [_argument(number, kernel, i, given, names, tensors) for i, given in enumerate(row["args"])]
     return Launch(kernel.name, dims["grid"], dims["block"], shared, tuple(args))
 

@@ -152,7 +152,7 @@ def _names(stream: list[Token]) -> Iterator[Diagnostic]:
         ):  # fmt: skip
             yield Diagnostic(token.line, "a static variable outlives a launch; use a scratch buffer of the plan")
         elif text == "extern" and following not in ('"C"', "__shared__"):
-            yield Diagnostic(token.line, "extern is for shared memory and \"C\" only")
+            yield Diagnostic(token.line, 'extern is for shared memory and "C" only')
 
 
 _INNOCENT = ("using", "typedef", "template", "struct", "class", "enum", "union", "namespace", "static_assert")
@@ -176,7 +176,7 @@ def _scope(stream: list[Token]) -> Iterator[Diagnostic]:
             continue
         device = "__device__" in words or "__global__" in words
         if words and words[0] == "template" and "<" in words:
-            words = words[_after_template(words):]
+            words = words[_after_template(words) :]
         if words and words[0] not in _INNOCENT:
             callable_ = "(" in words and stop != "="
             if not callable_ and "__shared__" not in words:

@@ -31,7 +31,9 @@ TEMPLATES: dict[str, Template] = {
     for template in (
         _template("plain", "// CUDA for:\n{reference}\n// {spec}\n//---\n"),
         _template("words", "// {spec}\n//---\n"),
-        _template("instruct", "Write fast CUDA kernels for this PyTorch module.\n\n{reference}\n\n{spec}\n" + RULES + "\n\n"),
+        _template(
+            "instruct", "Write fast CUDA kernels for this PyTorch module.\n\n{reference}\n\n{spec}\n" + RULES + "\n\n"
+        ),
         _template(
             "search",
             "Write faster CUDA kernels for this PyTorch module.\n\n{reference}\n\n" + RULES
@@ -46,7 +48,9 @@ def get_template(name: str) -> Template:
     return find_template(TEMPLATES, name)
 
 
-def fields(example: CudaExample, best: str = "none yet", feedback: str = "", wrong: str = "none", device: str = "") -> dict[str, str]:
+def fields(
+    example: CudaExample, best: str = "none yet", feedback: str = "", wrong: str = "none", device: str = ""
+) -> dict[str, str]:
     """What an example puts into a template."""
     return {
         "reference": example.reference.strip(),

@@ -83,7 +83,7 @@ def candidate(code: str, plan: str) -> str:
 
 @dataclass(frozen=True)
 class Param:
-    """A parameter of a kernel. `type` is without qualifiers and pointers, e.g. "float" of `const float* __restrict__ x`."""
+    """A parameter of a kernel. `type` is without qualifiers and pointers: "float" of `const float* __restrict__ x`."""
 
     name: str
     type: str

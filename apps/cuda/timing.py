@@ -35,7 +35,9 @@ class TimingOptions:
     def __post_init__(self) -> None:
         for name in self.baselines:
             if name not in BASELINES:
-                raise ConfigError(f"unknown baseline '{name}'", where="timing.baselines", hint=f"known: {', '.join(BASELINES)}")
+                raise ConfigError(
+                    f"unknown baseline '{name}'", where="timing.baselines", hint=f"known: {', '.join(BASELINES)}"
+                )
         if self.repeats < 5 or self.warmup < 1 or self.flush < 1:
             raise ConfigError("timing needs repeats ≥ 5, warmup ≥ 1 and flush ≥ 1", where="timing")
 

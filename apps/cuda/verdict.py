@@ -48,7 +48,7 @@ class Diagnostic:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes of an SM, by ptxas. Bytes of spills, stack, shared and constant memory a thread or block."""
+    """What one kernel takes of an SM, by ptxas: registers, and bytes of spills, stack, shared and constant memory."""
 
     kernel: str
     arch: str

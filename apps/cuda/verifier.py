@@ -61,5 +61,7 @@ def feedback(verdict: CudaVerdict, most: int = 5) -> str:
         lines.append(f"{used.kernel} on {used.arch}: {used.registers} registers, {used.spills} bytes spilled, "
                      f"{used.shared} bytes of shared memory")  # fmt: skip
     if verdict.passed and (requests := verdict.counts.get("requests")):
-        lines.append(f"sectors a warp's access: {verdict.counts['sectors'] / requests:.1f} (4 is the least for 4-byte words)")
+        lines.append(
+            f"sectors a warp's access: {verdict.counts['sectors'] / requests:.1f} (4 is the least for 4-byte words)"
+        )
     return "\n".join(lines)

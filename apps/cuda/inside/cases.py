@@ -88,7 +88,7 @@ def used_by(source: str, function: str) -> set[str]:
                 names.add(node.id)
                 if node.id in assigned:
                     nodes.append(assigned[node.id])
-    for node in tree.body:          # a = b = 3 is known by the name of a
+    for node in tree.body:  # a = b = 3 is known by the name of a
         if isinstance(node, ast.Assign) and len(node.targets) > 1:
             alike = {t.id for t in node.targets if isinstance(t, ast.Name)}
             names |= alike if alike & names else set()
@@ -140,7 +140,7 @@ class Made:
                     given = [*given[0], *given[1].values()]
         except Exception as error:
             raise failed(error, where) from error
-        self.arguments = given
+        self.arguments, self.init = given, (init, kwargs)
         wanted = [p for p in inspect.signature(self.model.forward).parameters]
         called = [wanted[i] if i < len(wanted) else f"input_{i}" for i in range(len(given))]
         self.inputs: dict[str, torch.Tensor] = {}
@@ -174,7 +174,12 @@ class Made:
                     tensor.add_(0.25 + 0.5 * noise)
             if signed:
                 for tensor in self.inputs.values():
-                    if tensor.dtype in FLOATS and tensor.numel() and 0 <= float(tensor.min()) and float(tensor.max()) <= 1:
+                    if (
+                        tensor.dtype in FLOATS
+                        and tensor.numel()
+                        and 0 <= float(tensor.min())
+                        and float(tensor.max()) <= 1
+                    ):
                         tensor.mul_(2).sub_(1)
 
     def outputs(self, precise: bool = True) -> list[torch.Tensor]:
@@ -201,7 +206,10 @@ def shrunk(source: str, sizes: dict[str, int], limit: int) -> dict[str, int]:
     """Constants with which inputs and weights have at most `limit` elements and the reference still runs.
 
     The largest constant that `get_inputs` reads is halved until the inputs fit. Where the reference then fails, those
-    that the model is made of keep their value, and where that is too large, up to 16 times `limit` is taken. Raises `ReferenceFailed` when nothing of that helps.
+    that the model is made of keep their value; where that is too large, up to 16 times `limit` is taken.
+
+    Raises:
+        ReferenceFailed: nothing of that helps; `where` is `TOO_LARGE` for a reference that is right at its own size.
     """
     known = {**constants(source), **sizes}
     inner = used_by(source, "get_inputs")
@@ -211,9 +219,14 @@ def shrunk(source: str, sizes: dict[str, int], limit: int) -> dict[str, int]:
     data = {n for n in everything if n.partition(".")[0] not in outer}
     first: ReferenceFailed | None = None
     ways = [(limit, 4, reads), (limit, 4, everything), (limit, 4, data), (limit, 16, reads), (limit, 16, everything)]
-    for most, least, free in [*ways, *((4 * m, n, f) for m, n, f in ways), (16 * limit, 4, reads), (16 * limit, 16, reads)]:
+    for most, least, free in [
+        *ways,
+        *((4 * m, n, f) for m, n, f in ways),
+        (16 * limit, 4, reads),
+        (16 * limit, 16, reads),
+    ]:
         try:
-            found = _halved(source, dict(known), free, most, least)
+            found = halved(source, dict(known), free, most, least)
             Made(source, found, 0).outputs(precise=False)
             return {n: v for n, v in found.items() if v != constants(source).get(n)}
         except ReferenceFailed as error:
@@ -226,7 +239,7 @@ def shrunk(source: str, sizes: dict[str, int], limit: int) -> dict[str, int]:
     raise ReferenceFailed(f"smaller than published, {first.where} fails: {first}"[:300], TOO_LARGE)
 
 
-def _halved(source: str, known: dict[str, int], free: set[str], limit: int, least: int) -> dict[str, int]:
+def halved(source: str, known: dict[str, int], free: set[str], limit: int, least: int) -> dict[str, int]:
     while True:
         made = Made(source, known, 0, device="meta")
         total = sum(t.numel() for t in [*made.inputs.values(), *made.weights.values()])
@@ -273,7 +286,7 @@ def packed(tensor: torch.Tensor) -> list:
 
 
 def cases(source: str, sizes: dict, trials: int, seed: int, limit: int, nearby: bool) -> dict:
-    """{"cases": [{"inputs", "weights", "outputs", "types", "eager", "numbers", "sizes"}]}, or {"error", "where", "line"}.
+    """{"cases": [{inputs, weights, outputs, types, eager, numbers, sizes}]}, or {"error", "where", "line"}.
 
     `outputs` are those of float64 (or of integers), `types` the types that the module itself returns, `eager` the
     relative error of the module in its own precision.

@@ -1,4 +1,4 @@
-"""Feature search and reinforcement as training (Chen et al. 2025, CUDA-LLM): ranked by compiling, being right, being fast.
+"""Feature search and reinforcement as training (Chen et al. 2025, CUDA-LLM): ranked by compiling, right, fast.
 
 Each iteration samples kernels with the model of the iteration before. A kernel's score grows with the furthest of the
 three features that it reaches: it compiles, its outputs are right on diverse tests, and it is as fast as the row's own
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FsrConfig(RankedOptions):
-    """Options of `cuda.fsr`; the recipe's `verify:` block says how answers are checked, `verify.with` is the harness's."""
+    """Options of `cuda.fsr`; `verify:` says how answers are checked, and `verify.with` is given to the harness."""
 
     template: str = key("plain", "prompt template: " + ", ".join(prompts.TEMPLATES))
 
@@ -95,7 +95,7 @@ class Scorer:
             example = self.examples[index]
             found = self.harness.verify(example, example.solution or "")
             if not found.passed:
-                raise DataError(f"the solution of '{example.id}' fails its own check: {found.meaning}", field="solution",
+                raise DataError(f"the solution of '{example.id}' fails: {found.meaning}", field="solution",
                                 hint="remove the row, or repair it")  # fmt: skip
             self._own[index] = found
         return self._own[index]

@@ -102,7 +102,9 @@ def answer(code: str, launches: Sequence[Mapping[str, Any]], *, sizes: Mapping[s
     return candidate(code, "{" + (head + ",\n " if head else "") + f'"launches": [\n  {rows}]}}')
 
 
-def launch(kernel: str, grid: Sequence[Any], block: Sequence[Any], args: Sequence[Any], shared: Any = 0) -> dict[str, Any]:
+def launch(
+    kernel: str, grid: Sequence[Any], block: Sequence[Any], args: Sequence[Any], shared: Any = 0
+) -> dict[str, Any]:
     """One launch of a plan."""
     row: dict[str, Any] = {"kernel": kernel, "grid": list(grid), "block": list(block), "args": list(args)}
     return {**row, "shared": shared} if shared else row

@@ -7,7 +7,8 @@ from apps.cuda.taskgen.family import Built, answer, family, launch, reference
 _SIZES = {"m": 2048, "k": 1024, "n": 2048}
 
 
-@family("matmul", {"fused": ("none", "relu"), "way": ("naive", "tiled", "blocked"), "tile": (8, 16, 32)}, ("way", "tile"),
+@family("matmul", {"fused": ("none", "relu"), "way": ("naive", "tiled", "blocked"), "tile": (8, 16, 32)},
+        ("way", "tile"),
         allowed=lambda p: not (p["way"] == "blocked" and p["tile"] == 32))  # fmt: skip
 def matmul(fused: str, way: str, tile: int) -> Built:
     """A product of matrices: one thread an element, tiles in shared memory, or tiles with four results a thread."""
@@ -23,29 +24,37 @@ def matmul(fused: str, way: str, tile: int) -> Built:
         )
         grid, block = [f"(B[1] + {tile - 1}) // {tile}", f"(A[0] + {tile - 1}) // {tile}"], [tile, tile]
     elif way == "tiled":
-        code = f"#define T {tile}\n" + head + (
-            "  __shared__ float a[T][T + 1], b[T][T + 1];\n"
-            "  int ty = threadIdx.y, tx = threadIdx.x, row = blockIdx.y * T + ty, col = blockIdx.x * T + tx;\n"
-            "  float r = 0.0f;\n  for (int start = 0; start < k; start += T) {\n"
-            "    a[ty][tx] = row < m && start + tx < k ? A[(long long)row * k + start + tx] : 0.0f;\n"
-            "    b[ty][tx] = start + ty < k && col < n ? B[(long long)(start + ty) * n + col] : 0.0f;\n"
-            "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < T; ++i) r += a[ty][i] * b[i][tx];\n"
-            "    __syncthreads();\n  }\n"
-            f"  if (row < m && col < n) out[(long long)row * n + col] = {store};\n}}\n"
+        code = (
+            f"#define T {tile}\n"
+            + head
+            + (
+                "  __shared__ float a[T][T + 1], b[T][T + 1];\n"
+                "  int ty = threadIdx.y, tx = threadIdx.x, row = blockIdx.y * T + ty, col = blockIdx.x * T + tx;\n"
+                "  float r = 0.0f;\n  for (int start = 0; start < k; start += T) {\n"
+                "    a[ty][tx] = row < m && start + tx < k ? A[(long long)row * k + start + tx] : 0.0f;\n"
+                "    b[ty][tx] = start + ty < k && col < n ? B[(long long)(start + ty) * n + col] : 0.0f;\n"
+                "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < T; ++i) r += a[ty][i] * b[i][tx];\n"
+                "    __syncthreads();\n  }\n"
+                f"  if (row < m && col < n) out[(long long)row * n + col] = {store};\n}}\n"
+            )
         )
         grid, block = [f"(B[1] + {tile - 1}) // {tile}", f"(A[0] + {tile - 1}) // {tile}"], [tile, tile]
     else:
-        code = f"#define T {tile}\n" + head + (
-            "  __shared__ float a[4 * T][T + 1], b[T][T + 1];\n"
-            "  int ty = threadIdx.y, tx = threadIdx.x, row = blockIdx.y * 4 * T, col = blockIdx.x * T + tx;\n"
-            "  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};\n  for (int start = 0; start < k; start += T) {\n"
-            "    for (int j = 0; j < 4; ++j) {\n      int y = row + j * T + ty;\n"
-            "      a[j * T + ty][tx] = y < m && start + tx < k ? A[(long long)y * k + start + tx] : 0.0f;\n    }\n"
-            "    b[ty][tx] = start + ty < k && col < n ? B[(long long)(start + ty) * n + col] : 0.0f;\n"
-            "    __syncthreads();\n    for (int i = 0; i < T; ++i) {\n      float v = b[i][tx];\n#pragma unroll\n"
-            "      for (int j = 0; j < 4; ++j) sum[j] += a[j * T + ty][i] * v;\n    }\n    __syncthreads();\n  }\n"
-            "  for (int j = 0; j < 4; ++j) {\n    int y = row + j * T + ty;\n    float r = sum[j];\n"
-            f"    if (y < m && col < n) out[(long long)y * n + col] = {store};\n  }}\n}}\n"
+        code = (
+            f"#define T {tile}\n"
+            + head
+            + (
+                "  __shared__ float a[4 * T][T + 1], b[T][T + 1];\n"
+                "  int ty = threadIdx.y, tx = threadIdx.x, row = blockIdx.y * 4 * T, col = blockIdx.x * T + tx;\n"
+                "  float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};\n  for (int start = 0; start < k; start += T) {\n"
+                "    for (int j = 0; j < 4; ++j) {\n      int y = row + j * T + ty;\n"
+                "      a[j * T + ty][tx] = y < m && start + tx < k ? A[(long long)y * k + start + tx] : 0.0f;\n    }\n"
+                "    b[ty][tx] = start + ty < k && col < n ? B[(long long)(start + ty) * n + col] : 0.0f;\n"
+                "    __syncthreads();\n    for (int i = 0; i < T; ++i) {\n      float v = b[i][tx];\n#pragma unroll\n"
+                "      for (int j = 0; j < 4; ++j) sum[j] += a[j * T + ty][i] * v;\n    }\n    __syncthreads();\n  }\n"
+                "  for (int j = 0; j < 4; ++j) {\n    int y = row + j * T + ty;\n    float r = sum[j];\n"
+                f"    if (y < m && col < n) out[(long long)y * n + col] = {store};\n  }}\n}}\n"
+            )
         )
         grid, block = [f"(B[1] + {tile - 1}) // {tile}", f"(A[0] + {4 * tile - 1}) // {4 * tile}"], [tile, tile]
     form = "A @ B" if fused == "none" else "torch.relu(A @ B)"
@@ -64,7 +73,8 @@ def transpose(scale: str, way: str, tile: int) -> Built:
     if way == "naive":
         code = (
             "__global__ void transpose(const float* x, float* out, int rows, int columns) {\n"
-            "  int c = blockIdx.x * blockDim.x + threadIdx.x, r = blockIdx.y * blockDim.y + threadIdx.y;\n"
+            "  int c = blockIdx.x * blockDim.x + threadIdx.x;\n"
+            "  int r = blockIdx.y * blockDim.y + threadIdx.y;\n"
             f"  if (r < rows && c < columns) out[(long long)c * rows + r] = x[(long long)r * columns + c]{factor};\n}}\n"
         )
     else:
@@ -89,13 +99,16 @@ def transpose(scale: str, way: str, tile: int) -> Built:
 @family("pool", {"kind": ("max", "avg"), "window": (2, 3), "block": (128, 256)}, ("block",))
 def pool(kind: str, window: int, block: int) -> Built:
     """Pooling over square windows that do not overlap."""
-    first, combine, result = ("-INFINITY", "fmaxf(v, a)", "v") if kind == "max" else ("0.0f", "v + a", f"v / {window * window}.0f")
+    first, combine, result = (
+        ("-INFINITY", "fmaxf(v, a)", "v") if kind == "max" else ("0.0f", "v + a", f"v / {window * window}.0f")
+    )
     code = (
         "__global__ void pool(const float* x, float* out, int height, int width, int oh, int ow, int n) {\n"
         "  int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n) return;\n"
         "  int c = i % ow, r = i / ow % oh, plane = i / (ow * oh);\n"
         f"  float v = {first};\n  for (int y = 0; y < {window}; ++y)\n    for (int z = 0; z < {window}; ++z) {{\n"
-        f"      float a = x[((long long)plane * height + r * {window} + y) * width + c * {window} + z];\n      v = {combine};\n    }}\n"
+        f"      float a = x[((long long)plane * height + r * {window} + y) * width + c * {window} + z];\n"
+        f"      v = {combine};\n    }}\n"
         f"  out[i] = {result};\n}}\n"
     )
     return Built(
@@ -117,7 +130,8 @@ def stencil(taps: int, way: str, block: int) -> Built:
             "__global__ void stencil(const float* x, const float* w, float* out, int n) {\n"
             "  int i = blockIdx.x * blockDim.x + threadIdx.x;\n  if (i >= n) return;\n"
             "  const float* row = x + (long long)blockIdx.y * n;\n  float v = 0.0f;\n#pragma unroll\n"
-            f"  for (int k = 0; k < {taps}; ++k) {{\n    int j = i + k - {half};\n    if (j >= 0 && j < n) v += row[j] * w[k];\n  }}\n"
+            f"  for (int k = 0; k < {taps}; ++k) {{\n    int j = i + k - {half};\n"
+            f"    if (j >= 0 && j < n) v += row[j] * w[k];\n  }}\n"
             "  out[(long long)blockIdx.y * n + i] = v;\n}\n"
         )
     else:
@@ -128,7 +142,8 @@ def stencil(taps: int, way: str, block: int) -> Built:
             "  const float* row = x + (long long)blockIdx.y * n;\n"
             f"  for (int t = threadIdx.x; t < {block + 2 * half}; t += blockDim.x) {{\n"
             f"    int j = start + t - {half};\n    s[t] = j >= 0 && j < n ? row[j] : 0.0f;\n  }}\n  __syncthreads();\n"
-            f"  if (i >= n) return;\n  float v = 0.0f;\n#pragma unroll\n  for (int k = 0; k < {taps}; ++k) v += s[threadIdx.x + k] * w[k];\n"
+            f"  if (i >= n) return;\n  float v = 0.0f;\n#pragma unroll\n"
+            f"  for (int k = 0; k < {taps}; ++k) v += s[threadIdx.x + k] * w[k];\n"
             "  out[(long long)blockIdx.y * n + i] = v;\n}\n"
         )
     return Built(
@@ -137,7 +152,8 @@ def stencil(taps: int, way: str, block: int) -> Built:
                   init=f"self.w = nn.Parameter(torch.randn({taps}))"),
         (f"a one-dimensional convolution of every row with {taps} learnt taps, zeros outside",
          f"filter each row with {taps} weights", f"a {taps}-tap convolution along rows"),
-        answer(code, [launch("stencil", [f"(x[1] + {block - 1}) // {block}", "x[0]"], [block], ["x", "w", "out", "x[1]"])]),
+        answer(code, [launch("stencil", [f"(x[1] + {block - 1}) // {block}", "x[0]"], [block],
+                             ["x", "w", "out", "x[1]"])]),
     )  # fmt: skip
 
 
@@ -154,9 +170,11 @@ def matvec(way: str, block: int) -> Built:
     else:
         code = (
             "__global__ void matvec(const float* A, const float* v, float* out, int m, int n) {\n"
-            "  int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;\n  if (row >= m) return;\n"
+            "  int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;\n"
+            "  if (row >= m) return;\n"
             "  float r = 0.0f;\n  for (int i = lane; i < n; i += 32) r += A[(long long)row * n + i] * v[i];\n"
-            "  for (int k = 16; k > 0; k >>= 1) r += __shfl_down_sync(0xffffffffu, r, k);\n  if (lane == 0) out[row] = r;\n}\n"
+            "  for (int k = 16; k > 0; k >>= 1) r += __shfl_down_sync(0xffffffffu, r, k);\n"
+            "  if (lane == 0) out[row] = r;\n}\n"
         )
         grid = f"(A[0] + {block // 32 - 1}) // {block // 32}"
     return Built(

@@ -70,7 +70,8 @@ def binary(op: str, block: int, each: int) -> Built:
     """A function of two elements, several a thread, a block's width apart."""
     torch_form, c_form, words = BINARY[op]
     code = (
-        "__global__ void zip(const float* __restrict__ x, const float* __restrict__ y, float* __restrict__ out, int n) {\n"
+        "__global__ void zip(const float* __restrict__ x, const float* __restrict__ y,\n"
+        "                    float* __restrict__ out, int n) {\n"
         f"  int first = blockIdx.x * {block * each} + threadIdx.x;\n"
         "#pragma unroll\n"
         f"  for (int k = 0; k < {each}; ++k) {{\n"
@@ -91,8 +92,8 @@ def bias(op: str, block: int) -> Built:
     """A learnt vector added to every row, then an activation."""
     torch_form, c_form, words = UNARY[op]
     code = (
-        "__global__ void add_bias(const float* __restrict__ x, const float* __restrict__ bias, float* __restrict__ out,\n"
-        "                         int columns, int n) {\n"
+        "__global__ void add_bias(const float* __restrict__ x, const float* __restrict__ bias,\n"
+        "                         float* __restrict__ out, int columns, int n) {\n"
         "  int i = blockIdx.x * blockDim.x + threadIdx.x;\n"
         "  if (i >= n) return;\n"
         "  float v = x[i] + bias[i % columns];\n"
@@ -122,7 +123,8 @@ def cast(dtype: str, block: int, pairs: bool) -> Built:
             "  if (i + 1 < n) {\n"
             f"    {pair} a = *reinterpret_cast<const {pair}*>(x + i), b = *reinterpret_cast<const {pair}*>(y + i);\n"
             f"    {pair} r;\n"
-            f"    r.x = {store}(1.5f * {load}(a.x) + {load}(b.x));\n    r.y = {store}(1.5f * {load}(a.y) + {load}(b.y));\n"
+            f"    r.x = {store}(1.5f * {load}(a.x) + {load}(b.x));\n"
+            f"    r.y = {store}(1.5f * {load}(a.y) + {load}(b.y));\n"
             f"    *reinterpret_cast<{pair}*>(out + i) = r;\n"
             f"  }} else if (i < n) {{\n    {one}\n  }}\n"
         )
@@ -151,5 +153,6 @@ def masked(fill: str, block: int) -> Built:
         reference(f"x.masked_fill(mask, {fill})", "x, mask",
                   ["torch.randn(rows, columns)", "torch.rand(rows, columns) > 0.5"], _SIZES),
         (f"put {fill} where the mask is true", f"x with {fill} in the masked places", f"masked fill with {fill}"),
-        answer(code, [launch("choose", [f"(size(x) + {block - 1}) // {block}"], [block], ["x", "mask", "out", "size(x)"])]),
+        answer(code, [launch("choose", [f"(size(x) + {block - 1}) // {block}"], [block],
+                             ["x", "mask", "out", "size(x)"])]),
     )  # fmt: skip

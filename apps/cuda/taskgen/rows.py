@@ -78,16 +78,22 @@ def total(power: int, way: str, block: int) -> Built:
     grid = f"min(256, (size(x) + {block - 1}) // {block})"
     words = "the sum" if power == 1 else "the sum of squares"
     if way == "atomic":
-        code += "__global__ void total(const float* x, float* out, int n) {\n" + body.replace("{value}", value) + (
-            "  if (threadIdx.x == 0) atomicAdd(out, r);\n}\n"
+        code += (
+            "__global__ void total(const float* x, float* out, int n) {\n"
+            + body.replace("{value}", value)
+            + ("  if (threadIdx.x == 0) atomicAdd(out, r);\n}\n")
         )
         made = answer(code, [launch("total", [grid], [block], ["x", "out", "size(x)"])], zero=["out"])
     else:
-        code += "__global__ void partial(const float* x, float* out, int n) {\n" + body.replace("{value}", value) + (
-            "  if (threadIdx.x == 0) out[blockIdx.x] = r;\n}\n"
+        code += (
+            "__global__ void partial(const float* x, float* out, int n) {\n"
+            + body.replace("{value}", value)
+            + ("  if (threadIdx.x == 0) out[blockIdx.x] = r;\n}\n")
         )
-        code += "__global__ void finish(const float* x, float* out, int n) {\n" + body.replace("{value}", "v") + (
-            "  if (threadIdx.x == 0) out[0] = r;\n}\n"
+        code += (
+            "__global__ void finish(const float* x, float* out, int n) {\n"
+            + body.replace("{value}", "v")
+            + ("  if (threadIdx.x == 0) out[0] = r;\n}\n")
         )
         made = answer(
             code,
@@ -108,16 +114,20 @@ def softmax(log: bool, way: str, block: int) -> Built:
     largest = _reducer(way, "fmaxf(a, b)", "-INFINITY").replace("block_reduce", "block_max")
     added = _reducer(way, "a + b", "0.0f").replace("block_reduce", "block_sum")
     result = "row[i] - m - logf(total)" if log else "expf(row[i] - m) / total"
-    code = largest + added + (
-        "__global__ void softmax(const float* __restrict__ x, float* __restrict__ out, int n) {\n"
-        f"  __shared__ float s[{block}];\n"
-        "  const float* row = x + (long long)blockIdx.x * n;\n  float* to = out + (long long)blockIdx.x * n;\n"
-        "  float m = -INFINITY;\n"
-        "  for (int i = threadIdx.x; i < n; i += blockDim.x) m = fmaxf(m, row[i]);\n"
-        "  m = block_max(m, s);\n  float total = 0.0f;\n"
-        "  for (int i = threadIdx.x; i < n; i += blockDim.x) total += expf(row[i] - m);\n"
-        "  total = block_sum(total, s);\n"
-        f"  for (int i = threadIdx.x; i < n; i += blockDim.x) to[i] = {result};\n}}\n"
+    code = (
+        largest
+        + added
+        + (
+            "__global__ void softmax(const float* __restrict__ x, float* __restrict__ out, int n) {\n"
+            f"  __shared__ float s[{block}];\n"
+            "  const float* row = x + (long long)blockIdx.x * n;\n  float* to = out + (long long)blockIdx.x * n;\n"
+            "  float m = -INFINITY;\n"
+            "  for (int i = threadIdx.x; i < n; i += blockDim.x) m = fmaxf(m, row[i]);\n"
+            "  m = block_max(m, s);\n  float total = 0.0f;\n"
+            "  for (int i = threadIdx.x; i < n; i += blockDim.x) total += expf(row[i] - m);\n"
+            "  total = block_sum(total, s);\n"
+            f"  for (int i = threadIdx.x; i < n; i += blockDim.x) to[i] = {result};\n}}\n"
+        )
     )
     name = "log_softmax" if log else "softmax"
     return Built(
@@ -156,7 +166,11 @@ def norm(kind: str, way: str, block: int) -> Built:
     code = _reducer(way, "a + b", "0.0f") + (
         f"__global__ void normalize(const float* x, float* out, int n{weights}) {{\n{head}{body}}}\n"
     )
-    words = {"rms": "RMS normalisation", "layer": "layer normalisation with weight and bias", "l2": "division by the Euclidean length"}
+    words = {
+        "rms": "RMS normalisation",
+        "layer": "layer normalisation with weight and bias",
+        "l2": "division by the Euclidean length",
+    }
     args = ["x", "out", "x[1]", *(["norm_weight", "norm_bias"] if learnt else [])]
     return Built(
         module, (f"{words[kind]} of every row", f"{words[kind]} along dimension 1", f"row-wise {words[kind]}"),
@@ -171,7 +185,8 @@ def scan(way: str, block: int) -> Built:
         code = (
             "__global__ void scan(const float* x, float* out, int rows, int n) {\n"
             "  int r = blockIdx.x * blockDim.x + threadIdx.x;\n  if (r >= rows) return;\n  float sum = 0.0f;\n"
-            "  for (int i = 0; i < n; ++i) {\n    sum += x[(long long)r * n + i];\n    out[(long long)r * n + i] = sum;\n  }\n}\n"
+            "  for (int i = 0; i < n; ++i) {\n    sum += x[(long long)r * n + i];\n"
+            "    out[(long long)r * n + i] = sum;\n  }\n}\n"
         )
         plan = launch("scan", [f"(x[0] + {block - 1}) // {block}"], [block], ["x", "out", "x[0]", "x[1]"])
     else:
@@ -179,11 +194,13 @@ def scan(way: str, block: int) -> Built:
             "__global__ void scan(const float* x, float* out, int rows, int n) {\n"
             f"  __shared__ float s[2][{block}];\n  float carry = 0.0f;\n  long long base = (long long)blockIdx.x * n;\n"
             "  for (int start = 0; start < n; start += blockDim.x) {\n"
-            "    int t = threadIdx.x, i = start + t, side = 0;\n    s[0][t] = i < n ? x[base + i] : 0.0f;\n    __syncthreads();\n"
+            "    int t = threadIdx.x, i = start + t, side = 0;\n    s[0][t] = i < n ? x[base + i] : 0.0f;\n"
+            "    __syncthreads();\n"
             "    for (int k = 1; k < blockDim.x; k <<= 1) {\n"
             "      s[1 - side][t] = t >= k ? s[side][t] + s[side][t - k] : s[side][t];\n      side = 1 - side;\n"
             "      __syncthreads();\n    }\n"
-            "    if (i < n) out[base + i] = carry + s[side][t];\n    carry += s[side][blockDim.x - 1];\n    __syncthreads();\n"
+            "    if (i < n) out[base + i] = carry + s[side][t];\n    carry += s[side][blockDim.x - 1];\n"
+            "    __syncthreads();\n"
             "  }\n}\n"
         )
         plan = launch("scan", ["x[0]"], [block], ["x", "out", "x[0]", "x[1]"])
@@ -202,7 +219,8 @@ def argmax(block: int) -> Built:
         f"  __shared__ float best[{block}];\n  __shared__ int place[{block}];\n"
         "  int t = threadIdx.x, p = 0;\n  float v = -INFINITY;\n"
         "  for (int i = t; i < n; i += blockDim.x) {\n    float a = x[(long long)blockIdx.x * n + i];\n"
-        "    if (a > v || i == t) { v = a; p = i; }\n  }\n  best[t] = v;\n  place[t] = t < n ? p : n;\n  __syncthreads();\n"
+        "    if (a > v || i == t) { v = a; p = i; }\n  }\n  best[t] = v;\n  place[t] = t < n ? p : n;\n"
+        "  __syncthreads();\n"
         "  for (int k = blockDim.x / 2; k > 0; k >>= 1) {\n    if (t < k) {\n"
         "      bool take = best[t + k] > best[t] || (best[t + k] == best[t] && place[t + k] < place[t]);\n"
         "      if (take) { best[t] = best[t + k]; place[t] = place[t + k]; }\n    }\n    __syncthreads();\n  }\n"
