@@ -43,12 +43,17 @@ _ROWS_APART = (
     Limit("data.streaming", lambda on: on is True, "its rows are read before training", "set it to false"),
     Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out"),
     Limit("train.label_smoothing", bool, "its loss is not over single tokens", "take it out"),
+    Limit("train.z_loss", bool, "its loss is TRL's", "take it out"),
 )
 _HEAD_BY_TRL = (
     Limit("backend.cross_entropy", lambda form: form == "whole", "TRL never makes all logits here", "set it to auto"),
     Limit("model.adapters", _hangs_on_the_head, "TRL multiplies with the head's own weight and would leave out what "
           "hangs on the head", "take the head out of targets and modules_to_save"),
 )  # fmt: skip
+MASKED = (
+    Limit("train.label_smoothing", bool, "hidden tokens are learnt as they were", "take it out"),
+    Limit("train.z_loss", bool, "its loss has no such term", "take it out"),
+)
 DPO = (*_ROWS_APART, *_HEAD_BY_TRL)
 CPO = (
     *_ROWS_APART,

@@ -112,6 +112,7 @@ class TrainConfig:
     weight_decay: float = key(0.0, "decoupled weight decay of matrices", least=0)
     clip: float = key(1.0, "largest global gradient norm; 0 turns clipping off", least=0)
     label_smoothing: float = key(0.0, "share of the target's mass spread over the vocabulary", least=0, most=0.9)
+    z_loss: float = key(0.0, "weight of log² Z of the softmax, added to the loss of training; 1e-4 is usual", least=0)
     batch: BatchConfig = key(BatchConfig, "global batch")
 
 

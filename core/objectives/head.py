@@ -35,7 +35,7 @@ def head_module(model: Any) -> Any:
     return bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
 
 
-def plain_head(model: Any, smoothing: float = 0.0) -> PlainHead | None:
+def plain_head(model: Any, smoothing: float = 0.0, z_loss: float = 0.0) -> PlainHead | None:
     """The head as a matrix; None when it is anything else than a dense linear map."""
     head = head_module(model)
     saved = getattr(head, "modules_to_save", None)
@@ -44,7 +44,7 @@ def plain_head(model: Any, smoothing: float = 0.0) -> PlainHead | None:
         head = saved[active] if active in saved and not head.disable_adapters else head.original_module
     if type(head) is not torch.nn.Linear:
         return None
-    return PlainHead(head.weight, head.bias, HeadShape(*_after_head(model), smoothing))
+    return PlainHead(head.weight, head.bias, HeadShape(*_after_head(model), smoothing, z_loss))
 
 
 def _after_head(model: Any) -> tuple[float, float | None]:

@@ -26,11 +26,13 @@ class HeadShape:
     Args:
         scale: z → scale · z. softcap: z → c · tanh(z / c), after the scale; None leaves z as it is.
         smoothing: share of the target's mass spread evenly over the vocabulary.
+        z_loss: weight of log² Z, Z = Σ exp z, which keeps logits from drifting off (Chowdhery et al. 2022, PaLM).
     """
 
     scale: float = 1.0
     softcap: float | None = None
     smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def of(self, raw: torch.Tensor) -> torch.Tensor:
         """The logits that the softmax sees."""
@@ -112,7 +114,7 @@ def softmax_loss_(raw_NV: torch.Tensor, targets_N: torch.Tensor, shape: HeadShap
     """Summed loss of raw logits, which are overwritten by the loss's gradient when `differentiate`."""
     from core.models.fused.backend import runs_triton
 
-    if runs_triton(raw_NV):
+    if runs_triton(raw_NV) and not shape.z_loss:  # the kernel has no such term
         from core.models.fused.triton_cross_entropy import softmax_loss_
 
         return softmax_loss_(raw_NV, targets_N, shape, differentiate)
@@ -129,10 +131,13 @@ def plain_softmax_loss_(
     lse = torch.logsumexp(z, -1)
     own = (1 - shape.smoothing) * z.gather(1, index)[:, 0]
     even = shape.smoothing * z.mean(-1) if shape.smoothing else 0.0
-    total = torch.where(kept, lse - own - even, 0.0).sum()
+    drift = shape.z_loss * lse.square() if shape.z_loss else 0.0
+    total = torch.where(kept, lse - own - even + drift, 0.0).sum()
     if differentiate:
         bend = None if shape.softcap is None else 1 - (z / shape.softcap).square()
         grad = z.sub_(lse[:, None]).exp_() if bend is not None or z is not raw_NV else (z - lse[:, None]).exp_()
+        if shape.z_loss:
+            grad *= 1 + 2 * shape.z_loss * lse[:, None]
         if shape.smoothing:
             grad -= shape.smoothing / raw_NV.shape[1]
         grad.scatter_add_(1, index, grad.new_full((len(index), 1), shape.smoothing - 1))

@@ -25,7 +25,9 @@ PIECE = 4096
 Loss = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
-def token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+def token_loss(
+    logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: float = 0.0, z_loss: float = 0.0
+) -> torch.Tensor:
     """Summed cross-entropy of next tokens in fp32; labels are shifted here, `IGNORE` carries no loss.
 
     Legend: B batch, T time, V vocabulary.
@@ -33,7 +35,13 @@ def token_loss(logits_BTV: torch.Tensor, labels_BT: torch.Tensor, smoothing: flo
     logits = logits_BTV[:, :-1].flatten(0, 1)
     targets = labels_BT[:, 1:].flatten()
     kept = targets != IGNORE
-    return F.cross_entropy(logits[kept].float(), targets[kept], reduction="sum", label_smoothing=smoothing)
+    return summed_loss(logits[kept].float(), targets[kept], smoothing, z_loss)
+
+
+def summed_loss(logits_NV: torch.Tensor, targets_N: torch.Tensor, smoothing: float, z_loss: float) -> torch.Tensor:
+    """Cross-entropy of N tokens, and z_loss · log² Z of each: fp32."""
+    total = F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=smoothing)
+    return total + z_loss * logits_NV.logsumexp(-1).square().sum() if z_loss else total
 
 
 def places_of(labels_BT: torch.Tensor) -> torch.Tensor:
@@ -51,10 +59,12 @@ class CrossEntropy:
         form: whole makes all logits; fused never does (`linear_cross_entropy`; a head that is no dense matrix is
             called piece by piece and called again in the backward pass).
         smoothing: share of the target's mass spread over the vocabulary.
+        z_loss: weight of log² Z, which keeps the softmax's normaliser Z near one (Chowdhery et al. 2022, PaLM).
     """
 
     form: Literal["fused", "whole"] = "fused"
     smoothing: float = 0.0
+    z_loss: float = 0.0
     _plain: bool | None = field(default=None, repr=False)
 
     def __call__(
@@ -67,7 +77,7 @@ class CrossEntropy:
         """
         if self.form == "whole" or head_module(model) is None:
             logits = model(**inputs, use_cache=False).logits
-            return token_loss(logits, labels, self.smoothing), (labels[:, 1:] != IGNORE).sum()
+            return token_loss(logits, labels, self.smoothing, self.z_loss), (labels[:, 1:] != IGNORE).sum()
         with caught_states(model) as caught:
             logits = model(**inputs, use_cache=False).logits
         places = places_of(labels) if places is None else places
@@ -75,7 +85,7 @@ class CrossEntropy:
         states = caught.states.flatten(0, 1)
         states = states if len(places) == len(states) else states[places]
         count = torch.tensor(len(places), device=labels.device)
-        head = plain_head(model, self.smoothing)
+        head = plain_head(model, self.smoothing, self.z_loss)
         if self._plain is None:
             self._plain = head is not None and understood(head, caught.states, logits)
         if self._plain and head is not None:
@@ -94,7 +104,7 @@ class CrossEntropy:
     def _piece(self, module: Any, shape: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = module(states).float()
         logits = logits if shape is None else shape.of(logits)
-        return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=self.smoothing)
+        return summed_loss(logits, targets, self.smoothing, self.z_loss)
 
 
 LOSSES: Registry[Callable[..., Loss]] = Registry("loss")
@@ -113,6 +123,16 @@ def _whole(**options: Any) -> Loss:
 @LOSSES.register("cross_entropy.smoothed")
 def _smoothed(**options: Any) -> Loss:
     return CrossEntropy("fused", **{"smoothing": 0.1, **options})
+
+
+@LOSSES.register("cross_entropy.z_loss")
+def _z_loss(**options: Any) -> Loss:
+    return CrossEntropy("fused", **{"z_loss": 0.05, **options})
+
+
+@LOSSES.register("cross_entropy.whole_z_loss")
+def _whole_z_loss(**options: Any) -> Loss:
+    return CrossEntropy("whole", **{"z_loss": 0.05, **options})
 
 
 @LOSSES.register("distillation")

@@ -95,7 +95,7 @@ class SupervisedTrainer(Scheduled, Saving, Trainer):
         train_in(kwargs.get("model", args[0] if args else None), self.backend.precision.params)
         super().__init__(*args, **kwargs)
         whole = self.backend.cross_entropy == "whole"
-        self.loss = CrossEntropy("whole" if whole else "fused", train_config.label_smoothing)
+        self.loss = CrossEntropy("whole" if whole else "fused", train_config.label_smoothing, train_config.z_loss)
         self.set_up_saving(keep, mode)
         # the Trainer then counts the labels of the whole accumulation window and does not divide by its length
         self.model_accepts_loss_kwargs = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from core.config.limits import MASKED
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment
@@ -18,7 +19,7 @@ class Masked:
     share: float = key(0.15, "tokens of a step that are chosen", above=0, most=0.9)
 
 
-@method("lm.mlm", config=Masked, tiny="tiny-bert")
+@method("lm.mlm", config=Masked, tiny="tiny-bert", limits=MASKED)
 def mlm(ctx: Any) -> Any:
     """Fill in hidden tokens: encoders, and adapters on them."""
     from core.training.masked import masked_trainer

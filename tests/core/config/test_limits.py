@@ -29,6 +29,7 @@ def recipe(method, block=""):
         ("  streaming: true\ntrain: {max_steps: 3}", "read before training"),
         ("backend: {packed_attention: varlen}", "not packed"),
         ("train: {label_smoothing: 0.1}", "not over single tokens"),
+        ("train: {z_loss: 1e-4}", "its loss is TRL's"),
     ],
 )
 def test_rows_that_stand_alone(method, block, why):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,14 @@ from core.objectives.linear_cross_entropy import HeadShape, linear_cross_entropy
 from core.objectives.losses import CrossEntropy
 
 ROOT = Path(__file__).parents[3]
-SHAPES = [HeadShape(), HeadShape(softcap=5.0), HeadShape(scale=0.25, smoothing=0.1), HeadShape(2.0, 3.0, 0.2)]
+SHAPES = [
+    HeadShape(),
+    HeadShape(softcap=5.0),
+    HeadShape(scale=0.25, smoothing=0.1),
+    HeadShape(2.0, 3.0, 0.2),
+    HeadShape(z_loss=0.1),
+    HeadShape(2.0, 3.0, 0.2, 0.05),
+]
 
 
 def inputs(dtype=torch.float64, n=37, d=16, v=53):
@@ -38,6 +46,7 @@ def reference(leaves, targets, shape):
     hidden, weight, bias = (t.detach().double().requires_grad_() for t in leaves)
     z = shape.of(F.linear(hidden, weight, bias))
     loss = F.cross_entropy(z, targets, reduction="sum", ignore_index=-100, label_smoothing=shape.smoothing)
+    loss = loss + shape.z_loss * z[targets >= 0].logsumexp(-1).square().sum()
     return loss, torch.autograd.grad(loss * 0.7, (hidden, weight, bias))
 
 
@@ -193,3 +202,14 @@ def test_the_kernel_equals_its_twin():
     script = KERNEL.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_z_loss_pulls_the_normaliser_to_one():
+    """With equal logits c of V words log Z is c + ln V: the loss and its slope in c are known."""
+    c, words, weight = 1.5, 50, 0.1
+    hidden = torch.tensor([[c]], requires_grad=True)
+    loss = linear_cross_entropy(hidden, torch.ones(words, 1), torch.tensor([3]), shape=HeadShape(z_loss=weight))
+    log_z = c + math.log(words)
+    assert loss.item() == pytest.approx(math.log(words) + weight * log_z**2, rel=1e-6)
+    loss.backward()
+    assert hidden.grad.item() == pytest.approx(2 * weight * log_z, rel=1e-5)
