@@ -35,17 +35,25 @@ RETRIEVAL = App(
     evaluator="apps.tool_use.retriever_score:RetrievalEvaluator",
     model="apps.tool_use.retriever_model:build_model",
 )
+TRAJECTORIES = App(
+    "tool_use",
+    data="apps.tool_use.trajectories",
+    pipeline="apps.tool_use.methods.toolllm:StepPipeline",
+    evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
+    smoke_tokens=160,
+)
 APP = App(
     "tool_use",
     data="apps.tool_use.data",
     pipeline="apps.tool_use.pipeline:FunctionCallPipeline",
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
-    methods=("apps.tool_use.methods.calls", "apps.tool_use.methods.retriever"),
+    methods=("apps.tool_use.methods.calls", "apps.tool_use.methods.retriever", "apps.tool_use.methods.toolllm"),
     smoke_tokens=96,
-    rooms={"tool_use.retriever": RETRIEVAL},
+    rooms={"tool_use.retriever": RETRIEVAL, "tool_use.toolllm": TRAJECTORIES},
 )
-EDITS.register("bi_encoder")(
-    Part("apps.tool_use.retriever_model:edit", "apps.tool_use.retriever_options:BiEncoderOptions")
+EDITS.register("bi_encoder")(Part("apps.tool_use.retriever_model:edit", "apps.tool_use.options:BiEncoderOptions"))
+EDITS.register("position_interpolation")(
+    Part("apps.tool_use.interpolation:interpolate", "apps.tool_use.options:InterpolationOptions")
 )
 
 _ROOMS = {

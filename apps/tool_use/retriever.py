@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 from apps.tool_use.catalogue import Catalogue, ToolQuery
-from apps.tool_use.retriever_options import RetrieverConfig
+from apps.tool_use.options import RetrieverConfig
 from apps.tool_use.retriever_score import RetrievalEvaluator
 from apps.tool_use.spec import ToolSpec
 from core.config.files import fsync_dir, read_json, write_json

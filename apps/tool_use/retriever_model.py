@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from apps.tool_use.retriever_options import BiEncoderOptions
+from apps.tool_use.options import BiEncoderOptions
 from core.config.parts import edit_options
 from core.config.schema import ModelConfig
 from core.errors import CheckpointError, ConfigError

@@ -56,6 +56,7 @@ def _bert(hidden: int, layers: int, heads: int, ffn: int, context: int = 512) ->
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": _llama(64, 2, 4, 2, 128),
+    "tiny-2k": _llama(64, 2, 4, 2, 128, 2048),
     "tiny-gpt2": _gpt2(64, 2, 4, 0.0),
     "tiny-bert": _bert(64, 2, 4, 128),
     "bert-5m": _bert(256, 4, 8, 1024),

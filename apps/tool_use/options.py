@@ -1,4 +1,4 @@
-"""What a recipe may say about a retriever's model and about serving it; no library is imported here."""
+"""What a recipe may say about models of this app; no library is imported here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ class BiEncoderOptions:
     width: int = key(256, "dimensions of the table", least=1)
     rows: int = key(32768, "rows of the table", least=1)
     pooling: Literal["mean", "last", "cls"] = key("mean", "how token states become one vector")
+
+
+@dataclass
+class InterpolationOptions:
+    """Keys of the edit `{kind: position_interpolation, …}`."""
+
+    factor: float = key(4.0, "how many times as many positions", above=1)
 
 
 @dataclass(frozen=True)
