@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from apps.rtl.accel.bench import line, testbench
 from apps.rtl.accel.encode import sign_magnitude
 from apps.rtl.example import RtlExample
 from core.errors import ConfigError
@@ -151,16 +152,17 @@ def example(config: MacConfig, *, vectors: int = 100, size: int = 16, seed: int 
         raise ConfigError("a unit that keeps two words is tested with its final addition", hint="set final to True")
     draw = np.random.default_rng(seed)
     limit = 1 << (config.bits - 1)
-    lines = []
+    fields, lines = _fields(config), []
     for _ in range(vectors):
         a, b = (draw.integers(-limit, limit, size) for _ in range(2))
-        lines.append(_line(config, clear=1))
+        lines.append(line(fields, clear=1))
         for step in _steps(config, a, b):
-            lines.append(_line(config, valid=1, **step))
-        lines.append(_line(config, check=1, wanted=golden(a, b, config.acc)))
+            lines.append(line(fields, valid=1, **step))
+        lines.append(line(fields, check=1, wanted=golden(a, b, config.acc)))
     return RtlExample(
         f"A {config.bits}-bit multiply-accumulate unit ({config.kind}) with {config.acc} bits of sum.", "", top,
-        verilog(config, top), top, _testbench(config, len(lines), top), "tb", {"vectors.hex": "\n".join(lines) + "\n"},
+        verilog(config, top), top, testbench(fields, len(lines), top, "sum"), "tb",
+        {"vectors.hex": "\n".join(lines) + "\n"},
         family="accel", id=f"mac-{config.kind}-{config.bits}-{config.acc}",
     )  # fmt: skip
 
@@ -180,40 +182,3 @@ def _steps(c: MacConfig, a: np.ndarray, b: np.ndarray) -> list[dict[str, int]]:
 def _fields(c: MacConfig) -> list[tuple[str, int]]:
     operands = [("negative", 1), ("magnitude", 2), ("weight", 4)] if c.kind == "opt3" else [("a", c.bits)]
     return [("clear", 1), ("valid", 1), ("check", 1), *operands, ("b", c.bits), ("wanted", c.acc)]
-
-
-def _line(c: MacConfig, **values: int) -> str:
-    number = 0
-    for name, width in _fields(c):
-        number = number << width | (values.get(name, 0) & ((1 << width) - 1))
-    return f"{number:x}"
-
-
-def _testbench(c: MacConfig, lines: int, top: str) -> str:
-    fields = _fields(c)
-    width = sum(w for _, w in fields)
-    declared = "".join(f"  reg [{w - 1}:0] {n};\n" if w > 1 else f"  reg {n};\n" for n, w in fields)
-    ports = [n for n, _ in fields if n not in ("check", "wanted")]
-    return f"""`timescale 1ns/1ns
-module tb;
-  reg [{width - 1}:0] vectors [0:{lines - 1}];
-  reg clk = 0;
-  integer i, errors = 0, samples = 0;
-{declared}  wire [{c.acc - 1}:0] sum_dut;
-  {top} dut (.clk(clk), {", ".join(f".{n}({n})" for n in ports)}, .sum(sum_dut));
-  initial begin
-    $readmemh("vectors.hex", vectors);
-    for (i = 0; i < {lines}; i = i + 1) begin
-      {{{", ".join(n for n, _ in fields)}}} = vectors[i];
-      #2;
-      if (check) begin
-        samples = samples + 1;
-        if (sum_dut !== wanted) errors = errors + 1;
-      end
-      clk = 1; #5 clk = 0; #3;
-    end
-    $display("Mismatches: %1d in %1d samples", errors, samples);
-    $finish;
-  end
-endmodule
-"""
