@@ -56,6 +56,9 @@ class AstOptions:
     """Training into a sparse model with masks that follow the weights (Huang et al. 2025, Adaptive Sparse Trainer)."""
 
     pattern: str = key("2:4", 'n of m kept, or a share of zeros such as "0.5"')
+    metric: Literal["magnitude", "wanda"] = key(
+        "magnitude", "what a weight is kept for: its size, or that times the size of its input since the last mask"
+    )
     update_every: int = key(10, "optimizer steps from one mask to the next", least=1)
     decay: float = key(6e-5, "decay of weights outside the mask, at its full height", least=0)
     ramp_steps: int = key(10_000, "steps over which that decay rises", least=1)
@@ -74,3 +77,4 @@ class WeLoreOptions:
     err: float = key(0.5, "share of all ranks to remove", above=0, most=0.99)
     lrc_rule: Literal["half", "breakeven"] = key("half", "low-rank below half of the rank, or where it saves weights")
     train: Literal["lowrank", "all"] = key("lowrank", "train the low-rank weights only, or everything")
+    cache: str | None = key(None, "a safetensors file that keeps the singular values from one run to the next")

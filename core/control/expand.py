@@ -18,7 +18,7 @@ from core.control.options import ControlConfig
 from core.errors import ConfigError, MergeError, UnsupportedError
 from core.models.blocks.layers import silence
 from core.models.blocks.sidecar import Alignment, Sidecar, slerp
-from core.models.surgery import apply, number_cache_slots, ops_of, plain_class
+from core.models.surgery import apply, forget, number_cache_slots, ops_of
 from core.models.topology import ModelTopology
 
 DYNAMIC, UNFOLDABLE = ("dlerp", "dlerpin"), ("moe", "proj", "prog")
@@ -78,7 +78,7 @@ def _beside(model: Any, layer: int, config: ControlConfig, generator: torch.Gene
     alpha = None if config.alpha == "dynamic" else float(config.alpha)
     apply(
         model, "sidecar", layer=layer, merge=config.merge, align=config.align, alpha=alpha,
-        detach=config.detach, exact=config.exact_init,
+        detach=config.detach, exact=config.exact_init, relax=config.norm_relax,
     )  # fmt: skip
     made = ModelTopology.of(model).stack[layer]
     made.merge.reset(generator)
@@ -157,6 +157,13 @@ def merge_back(model: Any, method: str = "lerp", batches: Iterable[dict[str, Any
                 f"the branches of block {layer} are merged by {block.merge.kind}, which no single block can do",
                 hint="serve the model with its branches",
             )
+    relaxed = {op["layer"] for op in ops_of(model) if op.get("relax")}
+    open_ = [layer for layer in found if layer in relaxed and float(found[layer].slack) > 0]
+    if open_:
+        raise MergeError(
+            f"norms of the copy of block {open_[0]} pass their input, which no plain block can do",
+            hint="serve the model with its branches",
+        )
     if not found and not ops_of(model):
         raise MergeError("the model has no branches")
     weights, stack = branch_weights(model, batches) if found else {}, ModelTopology.of(model).stack
@@ -166,8 +173,7 @@ def merge_back(model: Any, method: str = "lerp", batches: Iterable[dict[str, Any
         for name, old in merged.named_parameters():
             old.copy_(_folded(old.float(), new[name].float(), weights[layer], method))
         stack[layer] = merged.requires_grad_(True)
-    model.__class__ = plain_class(model)
-    del model.config.graft
+    forget(model, ops_of(model))
     model.requires_grad_(True)
     number_cache_slots(model)
     return model

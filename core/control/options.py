@@ -28,6 +28,7 @@ class ControlConfig:
     alpha: float | Literal["dynamic"] = key(1.0, "weight of the distance; dynamic takes the weight of the new branch")
     train_factor: bool = key(False, "also learn the scalar weight of the new branch")
     detach: bool = key(True, "do not move the old branch's output towards the new one")
+    norm_relax: bool = key(False, "norms of the copy pass their input as its weight rises above one half")
     exact_init: bool = key(False, "start prog and proj at the identity instead of near it")
 
 

@@ -73,6 +73,16 @@ def replace_linear(model: Any, path: str, form: Any) -> Any:
     return model
 
 
+def forget(model: Any, ops: list[dict[str, Any]]) -> None:
+    """Strike out ops whose effect the caller has undone; a model without any is of its plain class again."""
+    left = [op for op in ops_of(model) if op not in ops]
+    if left:
+        model.config.graft["ops"] = left
+    elif hasattr(model.config, "graft"):
+        model.__class__ = plain_class(model)
+        del model.config.graft
+
+
 def ops_of(model: Any) -> list[dict[str, Any]]:
     """The recorded ops, `{kind: …, its arguments}`, in order; empty for a plain model."""
     return list((getattr(model.config, "graft", None) or {}).get("ops", ()))

@@ -33,7 +33,7 @@ def sparsify(model: Any, options: AstOptions) -> Any:
         ConfigError: inputs that do not divide into the pattern's or the branch's groups.
         UnsupportedError: quantized weights.
     """
-    spec: dict[str, Any] = {"pattern": options.pattern}
+    spec: dict[str, Any] = {"pattern": options.pattern, "metric": options.metric}
     spec |= {"slorb_k": options.slorb_k, "train_projection": options.train_projection} if options.slorb_k else {}
     named = prunable(model, ModelTopology.of(model), Pattern.parse(options.pattern))
     made = {

@@ -15,7 +15,7 @@ from torch import nn
 
 from core.errors import ConfigError
 from core.models.linear_form import LinearForm, Semi24Linear
-from core.statistics.importance import Pattern, magnitude, mask_of
+from core.statistics.importance import Pattern, magnitude, mask_of, wanda
 
 
 class StraightThrough(torch.autograd.Function):
@@ -63,10 +63,15 @@ def branch_spec(branch: GroupBranch | None) -> dict[str, Any]:
 
 
 class AdaptiveLinear(LinearForm):
-    """y = x (W ⊙ M)ᵀ + S P x + b with dense masters W (out, in) and a mask M that `update` takes from them anew."""
+    """y = x (W ⊙ M)ᵀ + S P x + b with dense masters W (out, in) and a mask M that `update` takes from them anew.
+
+    With the metric wanda, `squares` (in,) sums x² over the training passes since the last mask.
+    """
 
     kind = "adaptive"
     pattern: Pattern
+    metric: str
+    squares: torch.Tensor
     weight: Any
     mask: Any
     branch: Any
@@ -74,9 +79,12 @@ class AdaptiveLinear(LinearForm):
     @classmethod
     def empty(
         cls, in_features, out_features, bias=True, *, device=None, dtype=None, pattern="2:4", slorb_k=None,
-        train_projection=False,
+        train_projection=False, metric="magnitude",
     ):  # fmt: skip
         made = cls(in_features, out_features)
+        made.metric = metric
+        if metric == "wanda":
+            made.register_buffer("squares", torch.zeros(in_features, device=device))
         made.pattern = Pattern.parse(pattern)
         made.pattern.fits(in_features, "ast.pattern")
         made.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
@@ -106,13 +114,19 @@ class AdaptiveLinear(LinearForm):
         return made
 
     def update(self) -> int:
-        """Take the mask from the weights' magnitudes. Returns how many entries changed sides."""
-        new = mask_of(magnitude(self.weight.detach()), self.pattern)
+        """Take the mask from the weights. Returns how many entries changed sides."""
+        scores = magnitude(self.weight.detach())
+        if self.metric == "wanda" and bool(self.squares.any()):
+            scores = wanda(self.weight.detach(), self.squares)
+            self.squares.zero_()
+        new = mask_of(scores, self.pattern, by_row=self.metric == "wanda")
         flips = int(torch.ne(new, self.mask).sum())
         self.mask.copy_(new)
         return flips
 
     def forward(self, x):
+        if self.metric == "wanda" and self.training:
+            self.squares += x.detach().flatten(0, -2).float().square().sum(0)
         y = F.linear(x, StraightThrough.apply(self.weight, self.mask), self.bias)
         return y if self.branch is None else y + self.branch(x)
 
@@ -122,7 +136,8 @@ class AdaptiveLinear(LinearForm):
         return weight if dtype is None else weight.to(dtype)
 
     def describe(self):
-        return {"pattern": str(self.pattern), **branch_spec(self.branch)}
+        measured = {} if self.metric == "magnitude" else {"metric": self.metric}
+        return {"pattern": str(self.pattern), **measured, **branch_spec(self.branch)}
 
 
 class Semi24Slorb(LinearForm):

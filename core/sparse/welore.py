@@ -10,20 +10,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from core.config.registry import BuildContext
 from core.config.sparse import WeLoreOptions
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError, UnsupportedError
 from core.models.linear import dense_weight, features
 from core.models.linear_form import LowRankLinear
-from core.models.surgery import replace_linear
+from core.models.surgery import forget, ops_of, replace_linear
 from core.models.topology import ModelTopology
 from core.sparse.masks import prunable
 from core.statistics.allocate import threshold_bisect
 from core.statistics.importance import Pattern
+
+KEEP_EVERY = 16  # matrices between two writings of the cache
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,52 @@ class WeLoreReport:
     after: int
 
 
-def spectra(model: Any) -> dict[str, torch.Tensor]:
-    """Singular values, fp32 on the host, of every linear map of the blocks."""
-    topology = ModelTopology.of(model)
+def spectra(model: Any, cache: str | Path | None = None) -> dict[str, torch.Tensor]:
+    """Singular values, fp32 on the host, of every linear map of the blocks.
+
+    Args:
+        cache: a safetensors file that keeps them. What it holds of these weights (their squares add up to ‖W‖²) is not
+            computed again, so that an interrupted computation goes on where it was.
+    """
+    topology, place = ModelTopology.of(model), None if cache is None else Path(cache)
     named = prunable(model, topology, Pattern(0.5))
-    return {path: torch.linalg.svdvals(dense_weight(part).detach().float()).cpu() for path, part in named.items()}
+    known = _read(place)
+    found, fresh = dict[str, torch.Tensor](), 0
+    for path, part in named.items():
+        weight = dense_weight(part).detach().float()
+        if not _belongs(known.get(path), weight):
+            known[path], fresh = torch.linalg.svdvals(weight).cpu(), fresh + 1
+        found[path] = known[path]
+        if place is not None and fresh and (len(found) == len(named) or not fresh % KEEP_EVERY):
+            _write(place, known)
+    return found
+
+
+def _belongs(values: torch.Tensor | None, weight: torch.Tensor) -> bool:
+    """Whether these can be the singular values of W."""
+    if values is None or len(values) != min(weight.shape):
+        return False
+    return bool(torch.isclose(values.square().sum(), weight.square().sum().cpu(), rtol=1e-4))
+
+
+def _read(place: Path | None) -> dict[str, torch.Tensor]:
+    if place is None or not place.is_file():
+        return {}
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(place)
+    except SafetensorError as error:
+        raise CheckpointError("not a file of singular values", where=str(place), hint="name another cache") from error
+
+
+def _write(place: Path, found: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    save_file(found, place.with_suffix(".tmp"))
+    place.with_suffix(".tmp").replace(place)
 
 
 def reduced_ranks(found: Mapping[str, torch.Tensor], err: float) -> tuple[float, dict[str, int]]:
@@ -102,7 +146,33 @@ def welore(
     return WeLoreReport(threshold, ranks, chosen, before, before - saved)
 
 
+def to_dense(model: Any) -> Any:
+    """Multiply all factors out, in place: the model has ordinary maps again, of the same function. Returns the model.
+
+    Raises:
+        UnsupportedError: other edits that were made after the factors.
+    """
+    ops = ops_of(model)
+    first = next((number for number, op in enumerate(ops) if op.get("form") == "lowrank"), len(ops))
+    later = sorted({op["kind"] for op in ops[first:]} - {"linear_form"})
+    if later:
+        raise UnsupportedError(f"the factors were edited afterwards: {', '.join(later)}", where="to_dense")
+    for path in [op["path"] for op in ops if op.get("form") == "lowrank"]:
+        part = model.get_submodule(path)
+        weight, bias = part.dense_weight().detach(), part.bias
+        inside, outside = features(part)
+        plain = torch.nn.Linear(inside, outside, bias is not None, device=weight.device, dtype=weight.dtype)
+        with torch.no_grad():
+            plain.weight.copy_(weight)
+            if bias is not None:
+                plain.bias.copy_(bias)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, plain)
+    forget(model, [op for op in ops if op.get("form") == "lowrank"])
+    return model
+
+
 def build(model: Any, options: WeLoreOptions, context: BuildContext) -> Any:
     """`welore` as an edit of a recipe."""
-    welore(model, options)
+    welore(model, options, spectra(model, options.cache) if options.cache else None)
     return model

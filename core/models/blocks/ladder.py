@@ -7,7 +7,7 @@ then run while this sub-layer computes. The weights are the same, what they see 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,17 @@ class LadderRun(Compound):
     Args:
         blocks: the blocks; the first is a standard one when `lead` is set, which gives the first ladder sub-layer the
             stream between that block's attention and its feed-forward part.
+
+    Attributes:
+        start: under tensor parallelism, begins the sum of a sub-layer's output over the processes and gives an object
+            whose `wait` gives that sum; the next sub-layer runs in between.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], lead: bool) -> None:
         super().__init__()
         self.blocks, self.lead = nn.ModuleList(blocks), lead
         self.gradient_checkpointing = False
+        self.start: Callable[[torch.Tensor], Any] | None = None
 
     def branches(self) -> Iterator[tuple[str, nn.Module]]:
         """The blocks in order."""
@@ -40,6 +45,8 @@ class LadderRun(Compound):
             yield "lead" if self.lead and not number else "ladder", block
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.start is not None:
+            return self._overlapped(self.start, hidden_states, args, kwargs)
         stale = stream = hidden_states
         for number, block in enumerate(self.blocks):
             step = _standard if self.lead and not number else _ladder
@@ -48,6 +55,21 @@ class LadderRun(Compound):
             else:
                 stale, stream = step(block, stale, stream, args, kwargs)
         return stream
+
+    def _overlapped(self, start: Any, stream: torch.Tensor, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+        """The same with sums that are waited for as late as the ladder allows."""
+        if self.gradient_checkpointing and self.training:
+            raise UnsupportedError("a recomputed ladder would sum its outputs again", where="activation_checkpoint")
+        attended = fed = None
+        for number, block in enumerate(self.blocks):
+            stream = stream if attended is None else stream + attended.wait()
+            attended = start(_attend(block, stream, args, kwargs))
+            stream = stream if fed is None else stream + fed.wait()
+            if self.lead and not number:
+                stream, attended = stream + attended.wait(), None
+            fed = start(_feed(block, stream))
+        stream = stream if attended is None else stream + attended.wait()
+        return stream if fed is None else stream + fed.wait()
 
 
 def _attend(block: nn.Module, x: torch.Tensor, args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:

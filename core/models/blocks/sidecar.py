@@ -9,7 +9,7 @@ is computed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from core.models.surgery import layer_index
 from core.models.topology import ModelTopology
 
 MERGES = ("lerp", "dlerp", "dlerpin", "slerp", "proj", "prog", "moe", "plain")
+SCALAR = ("lerp", "slerp", "proj", "prog")
 ALIGNMENTS = ("none", "mse", "cosine", "dot", "attention")
 COSINE_MARGIN = 0.0
 SMALL_ANGLE = 1e-4
@@ -183,6 +184,9 @@ class Sidecar(Compound):
     Args:
         alpha: weight of the alignment term; None takes w of the merge, detached.
         detach: do not move the old branch's output towards the new one's.
+
+    Norms of the copy that `relax` was told of let some of their input through: n(x) + s (x - n(x)), with s = 2w - 1
+    between 0 and 1. At w = ½ they are plain norms, at w = 1 they pass everything.
     """
 
     def __init__(
@@ -191,6 +195,19 @@ class Sidecar(Compound):
         super().__init__()
         self.pre, self.exp, self.merge = pre, exp, merge
         self.align, self.alpha, self.detach = align, alpha, detach
+
+    def relax(self, norms: Sequence[nn.Module]) -> None:
+        """Let these norms of the copy pass their input as the new branch gains weight."""
+        for norm in norms:
+            norm.register_forward_hook(self._relaxed)
+
+    @property
+    def slack(self) -> torch.Tensor:
+        """s, the share of its input that a relaxed norm passes."""
+        return (2 * torch.sigmoid(self.merge.a.float()) - 1).clamp(0, 1)
+
+    def _relaxed(self, norm: nn.Module, given: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+        return out + (self.slack * (given[0] - out).float()).to(out.dtype)
 
     def branches(self) -> Iterator[tuple[str, nn.Module]]:
         """The old block and its copy."""
@@ -244,6 +261,7 @@ def sidecar(
     alpha: float | None = 1.0,
     detach: bool = True,
     exact: bool = False,
+    relax: bool = False,
 ) -> None:
     """Give block `layer` a learning copy beside it. The copy holds the block's values, the merge holds none."""
     for name, value, known in (("merge", merge, MERGES), ("alignment", align, ALIGNMENTS)):
@@ -254,6 +272,10 @@ def sidecar(
         raise UnsupportedError(
             "attention maps are only there with eager attention", where="sidecar", hint="set model.attention: eager"
         )
+    if relax and merge not in SCALAR:
+        raise ConfigError(
+            f"norms relax with one weight a branch, {merge} has none", where="sidecar", hint=f"one of {SCALAR}"
+        )
     topology = ModelTopology.of(model)
     old = topology.stack[layer_index(model, layer, "sidecar")]
     if hasattr(old, "branches"):
@@ -261,4 +283,6 @@ def sidecar(
     weight = topology.blocks[0].norms[0].weight
     size = model.config.hidden_size
     made = Merge(merge, size, exact, device=weight.device, dtype=torch.float32)
-    topology.stack[layer] = Sidecar(old, copy.deepcopy(old), made, align, alpha, detach)
+    pair = topology.stack[layer] = Sidecar(old, copy.deepcopy(old), made, align, alpha, detach)
+    if relax:
+        pair.relax(next(block.norms for block in ModelTopology.of(model).blocks if block.module is pair.exp))

@@ -318,3 +318,28 @@ def test_a_refused_expansion_leaves_everything():
     config = tr.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
     with pytest.raises(UnsupportedError, match="norm comes last"):
         expand(tr.BertForMaskedLM(config), ControlConfig(num_expand=2, expansion="stack"))
+
+
+def test_relaxed_norms_are_plain_at_one_half_and_pass_everything_at_one(tmp_path):
+    model = expand(llama(), ControlConfig(num_expand=2, norm_relax=True))
+    torch.testing.assert_close(logits(model), logits(llama()), atol=1e-6, rtol=1e-5)
+    block = sidecars(model)[1]
+    x, norm = torch.randn(1, 3, 16), block.exp.input_layernorm
+    plain = copy.deepcopy(block.pre.input_layernorm)(x)
+    with torch.no_grad():
+        for a, slack in ((-2.0, 0.0), (math.log(3.0), 0.5), (50.0, 1.0)):
+            block.merge.a.fill_(a)
+            torch.testing.assert_close(norm(x), plain + slack * (x - plain))
+            torch.testing.assert_close(block.pre.input_layernorm(x), plain)
+        block.merge.a.fill_(math.log(3.0))
+    before = logits(model)
+    model.save_pretrained(tmp_path)
+    from core.models.surgery import register
+
+    register()
+    torch.testing.assert_close(logits(tr.AutoModelForCausalLM.from_pretrained(tmp_path).eval()), before)
+    torch.testing.assert_close(logits(copy.deepcopy(model)), before)
+    with pytest.raises(MergeError, match="pass their input"):
+        merge_back(model)
+    with pytest.raises(ConfigError, match="relax"):
+        expand(llama(), ControlConfig(num_expand=2, norm_relax=True, merge="dlerp"))

@@ -158,6 +158,21 @@ def test_all_weights_get_the_gradient_of_their_place():
     torch.testing.assert_close(form(x), x @ (form.weight * form.mask).T)
 
 
+def test_masks_may_follow_the_inputs_too():
+    weight = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
+    form = AdaptiveLinear.from_dense(weight, metric="wanda").train()
+    assert form.mask.tolist() == [[True, True, False, False]]
+    form(torch.tensor([[[1.0, 1.0, 2.5, 1.0], [1.0, 1.0, 0.0, 0.0]]]))
+    # |w| ‖x‖ = 4√2, 3√2, 2 · 2.5, 1
+    assert form.update() == 2 and form.mask.tolist() == [[True, False, True, False]]
+    assert form.squares.tolist() == [0.0] * 4
+    form.eval()(torch.ones(1, 4))
+    assert form.squares.tolist() == [0.0] * 4 and form.update() == 2
+    again = AdaptiveLinear.empty(4, 1, False, **form.describe())
+    again.load_state_dict(form.state_dict())
+    assert again.metric == "wanda"
+
+
 @pytest.mark.parametrize("train_projection", [False, True])
 def test_the_branch_gives_every_input_of_a_group_the_mean_of_what_went(train_projection):
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

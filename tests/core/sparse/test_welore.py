@@ -7,10 +7,10 @@ import torch
 import transformers as tr
 
 from core.config.sparse import WeLoreOptions
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError, UnsupportedError
 from core.models.linear_form import LowRankLinear
-from core.models.surgery import register
-from core.sparse.welore import is_lowrank, reduced_ranks, spectra, welore
+from core.models.surgery import apply, ops_of, register
+from core.sparse.welore import is_lowrank, reduced_ranks, spectra, to_dense, welore
 
 IDS = torch.arange(3, 15).view(1, -1)
 
@@ -90,3 +90,37 @@ def test_a_compressed_model_is_saved(tmp_path):
     register()
     again = tr.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(logits(again), logits(model))
+
+
+def test_factors_are_multiplied_out_again():
+    model = llama()
+    welore(model, WeLoreOptions(err=0.5, lrc_rule="breakeven"))
+    before = logits(model)
+    plain = to_dense(model)
+    torch.testing.assert_close(logits(plain), before, rtol=1e-4, atol=1e-5)
+    assert type(plain) is tr.LlamaForCausalLM and not hasattr(plain.config, "graft")
+    assert not any(isinstance(part, LowRankLinear) for part in plain.modules())
+    edited = apply(llama(), "drop_layers", layers=[0])
+    welore(edited, WeLoreOptions(err=0.5, lrc_rule="breakeven"))
+    assert [op["kind"] for op in ops_of(to_dense(edited))] == ["drop_layers"]
+    welore(edited, WeLoreOptions(err=0.5, lrc_rule="breakeven"))
+    with pytest.raises(UnsupportedError, match="edited afterwards"):
+        to_dense(apply(edited, "insert_block", after=0))
+
+
+def test_singular_values_are_kept_and_only_of_the_same_weights(tmp_path, monkeypatch):
+    cache, computed = tmp_path / "kept" / "values.safetensors", []
+    real = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda w: (computed.append(w), real(w))[1])
+    first = spectra(llama(), cache)
+    assert len(computed) == len(first) == 14
+    again = spectra(llama(), cache)
+    assert len(computed) == 14 and all(torch.equal(first[name], again[name]) for name in first)
+    changed = llama()
+    with torch.no_grad():
+        changed.model.layers[0].mlp.up_proj.weight.mul_(1.1)
+    spectra(changed, cache)
+    assert len(computed) == 15
+    cache.write_text("nothing")
+    with pytest.raises(CheckpointError, match="singular values"):
+        spectra(llama(), cache)
