@@ -30,6 +30,8 @@ PEERS: dict[str, list[str]] = {
     "trl + liger-kernel": ["-m", "benchmarks.peers.run_trl", "--liger"],
     "trl packing": ["-m", "benchmarks.peers.run_trl", "--packing"],
     "unsloth": [str(ROOT / "benchmarks" / "peers" / "run_unsloth.py")],
+    "llamafactory": [str(ROOT / "benchmarks" / "peers" / "run_llamafactory.py")],
+    "llamafactory + liger-kernel": [str(ROOT / "benchmarks" / "peers" / "run_llamafactory.py"), "--liger"],
 }
 PACKS_AGAIN = ("trl packing",)  # its batches hold other rows than ours
 REPEATS, SECONDS = 3, 540.0  # a command on a lent GPU ends after ten minutes

@@ -44,6 +44,7 @@ _ROWS_APART = (
     Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out"),
     Limit("train.label_smoothing", bool, "its loss is not over single tokens", "take it out"),
     Limit("train.z_loss", bool, "its loss is TRL's", "take it out"),
+    Limit("train.batch", lambda batch: bool(batch.get("ramp")), "its batches are of one size", "take ramp out"),
 )
 _HEAD_BY_TRL = (
     Limit("backend.cross_entropy", lambda form: form == "whole", "TRL never makes all logits here", "set it to auto"),

@@ -279,6 +279,12 @@ def _check(recipe: Recipe, places: Places) -> None:
                 where=places.of((*prefix, "data", "streaming") if recipe.stages else ("data", "streaming")),
                 hint="set train.max_steps",
             )
+        if stage.recipe.data.streaming and stage.recipe.train.batch.ramp:
+            raise ConfigError(
+                "a stream is read in batches of one size",
+                where=places.of(("train", "batch", "ramp")),
+                hint="take train.batch.ramp out, or set data.streaming: false",
+            )
         if isinstance(stage.recipe.eval.retention, list):
             for number, source in enumerate(stage.recipe.eval.retention):
                 check_source(get_app("lm"), source, places, ("eval", "retention", number))

@@ -19,6 +19,7 @@ from core.data.dataset import EncodedDataset, EvenShares, IterableEncodedDataset
 from core.data.encode import EncodeStats, Mode, encode, encode_rows, encode_stream
 from core.distributed.launch import rank, world_size
 from core.errors import ConfigError
+from core.training.ramp import steps_to_read
 from core.training.stage import Stage, StageContext
 
 CPU_TOKENS, GPU_TOKENS, LOGIT_BYTES = 4096, 32768, 4e9
@@ -159,6 +160,8 @@ def step_sizes(
     each = -(-len(dataset) // (micro * processes))
     per_epoch = -(-each // accumulation)
     steps = recipe.train.max_steps or max(1, round(per_epoch * recipe.train.epochs))
+    if batch.ramp and not recipe.train.max_steps:
+        steps = steps_to_read(batch, micro, accumulation * processes, len(dataset) * recipe.train.epochs)
     return {
         "micro": micro,
         "accumulation": accumulation,

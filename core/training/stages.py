@@ -139,6 +139,11 @@ class StageRunner:
             from core.training.streaming import streaming
 
             trainer_cls = streaming(trainer_cls)
+        growing = bool(recipe.train.batch.ramp)
+        if growing:
+            from core.training.ramp import ramped
+
+            trainer_cls = ramped(trainer_cls, recipe.train.batch)
         if interval and (self.eval_examples or prepared.eval_dataset is not None):
             measured = TaskMetric(self.run, stage.name, lambda: {}, recipe.eval.select, False, interval)
             callbacks.insert(0, measured)
@@ -146,7 +151,7 @@ class StageRunner:
         trainer = trainer_cls(
             model=model,
             args=training_arguments(recipe, sizes, folder, self.device),
-            train_dataset=prepared.for_training(sizes["micro"]),
+            train_dataset=prepared.dataset if growing else prepared.for_training(sizes["micro"]),
             eval_dataset=prepared.eval_dataset,
             data_collator=CountingCollator(
                 Collator(self.tokenizer.pad_token_id or 0, max_length=recipe.data.max_length)
