@@ -50,7 +50,8 @@ class CudaHarness:
         archs: what every candidate is compiled for; empty leaves compiling out. trials: sets of inputs.
         gpu: "auto" uses one where there is one, "none" never, "require" raises without. nearby: also odd shapes.
         level: least isolation. limits: seconds. cache: a folder of known runs and cases. workers: at the same time.
-        timing: how a GPU is timed. model: estimate a time where no GPU is, marked as such. size_limit: elements of a
+        timing: how a GPU is timed. model: estimate a time where no GPU is, marked as such. sanitize: with a GPU, let
+        the emulator look at the first cases too, for what a GPU gets right by luck. size_limit: elements of a
         problem on the GPU; larger ones are made smaller, and the report says so.
 
     Raises:
@@ -71,6 +72,7 @@ class CudaHarness:
         compiler: Compiler = "auto",
         timing: TimingOptions | None = None,
         model: bool = True,
+        sanitize: bool = True,
         small: int = SMALL_CASE,
         size_limit: int = 1 << 26,
         seed: int = 0,
@@ -82,7 +84,8 @@ class CudaHarness:
         for arch in archs:
             check_arch(arch)
         self.archs, self.level, self.limits, self.workers = tuple(archs), level, limits or Limits(), workers
-        self.timing, self.model, self.size_limit, self.seed = timing or TimingOptions(), model, size_limit, seed
+        self.timing, self.model, self.sanitize = timing or TimingOptions(), model, sanitize
+        self.size_limit, self.seed = size_limit, seed
         folder = Path(cache) if cache is not None else None
         self.cache = ExecCache(folder / "runs") if folder is not None else None
         self.compiler = KernelCompiler(level, self.cache, compiler, self.limits.compile_s) if archs else None
@@ -187,6 +190,10 @@ class CudaHarness:
         base = judged(base, done, [*cases, cases[0]], example.tolerance)
         if base.status != "passes":
             return base
+        if self._device is not None and self.sanitize:
+            looked = self.emulator.run(code, kernels, jobs[:2])
+            if looked.status == "fault":
+                return replace(base, status="fault", detail=looked.detail, diagnostics=looked.diagnostics)
         if self._device is not None and self.timing.enabled:
             return self._timed(base, example, code, plan, kernels, compiled)
         if self.model and self._device is None:

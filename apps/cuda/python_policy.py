@@ -37,11 +37,13 @@ _WORDS = {
 }  # fmt: skip
 _LOW = frozenset("half bfloat16 float16 autocast set_float32_matmul_precision allow_tf32 fp16 bf16 tf32".split())
 _OPS = frozenset(
-    "matmul mm bmm addmm baddbmm einsum softmax log_softmax relu gelu silu sigmoid tanh layer_norm batch_norm "
-    "group_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear max_pool1d "
-    "max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d scaled_dot_product_attention cumsum cumprod sum mean max min "
-    "prod std var norm "
-    "exp log sqrt add mul sub div bilinear embedding cross_entropy mse_loss dropout sort topk argmax argmin cdist lstm gru".split()
+    (
+        "matmul mm bmm addmm baddbmm einsum softmax log_softmax relu gelu silu sigmoid tanh layer_norm batch_norm "
+        "group_norm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear max_pool1d "
+        "max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d scaled_dot_product_attention cumsum cumprod sum "
+        "mean max min prod std var norm exp log sqrt add mul sub div bilinear embedding cross_entropy mse_loss "
+        "dropout sort topk argmax argmin cdist lstm gru "
+    ).split()
 )
 _HOST = re.compile(
     r"\b(std::thread|pthread_\w+|fork|system|popen|dlopen|dlsym|cudaStreamCreate\w*|cudaGraph\w*|cudaStreamNonBlocking|"

@@ -75,7 +75,8 @@ def transpose(scale: str, way: str, tile: int) -> Built:
             "__global__ void transpose(const float* x, float* out, int rows, int columns) {\n"
             "  int c = blockIdx.x * blockDim.x + threadIdx.x;\n"
             "  int r = blockIdx.y * blockDim.y + threadIdx.y;\n"
-            f"  if (r < rows && c < columns) out[(long long)c * rows + r] = x[(long long)r * columns + c]{factor};\n}}\n"
+            "  if (r >= rows || c >= columns) return;\n"
+            f"  out[(long long)c * rows + r] = x[(long long)r * columns + c]{factor};\n}}\n"
         )
     else:
         code = f"#define T {tile}\n" + (

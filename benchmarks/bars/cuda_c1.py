@@ -1,0 +1,74 @@
+"""No cheat is accepted without a remark, and no honest kernel is refused.
+
+The cheats are answers of both forms: device code with a plan, and KernelBench modules, among them the three kinds that
+KernelBench tests its own harness with. Without a GPU a module that the policy lets through cannot be run, which is
+never a pass; with one it is. The quick form takes every cheat and fewer honest kernels.
+"""
+
+from __future__ import annotations
+
+from benchmarks import kernels
+from benchmarks.bar import Bar, Measured, Setting, Unavailable
+
+
+def measure(setting: Setting) -> Measured:
+    """Cheats accepted without a remark; the baseline is a harness that only compares outputs of one shape."""
+    from apps.cuda.harness import CudaHarness, Limits
+    from apps.cuda.modules import ModuleHarness
+    from apps.cuda.timing import TimingOptions
+    from core.execution.tools import has
+
+    if not has("g++"):
+        raise Unavailable("g++ is not installed (Debian package: g++)")
+    level, lacking = kernels.isolation()
+    timing = TimingOptions(seconds=0.1)
+    harness = CudaHarness(archs=(), level=level, limits=Limits(function_s=6, gpu_s=60), timing=timing)
+    problems = {"relu": kernels.relu(), "sum": kernels.total()}
+    accepted, statuses = [], {}
+    for name, (problem, answer) in kernels.CHEATS.items():
+        verdict = harness.verify(problems[problem], answer)
+        statuses[name] = verdict.status
+        if verdict.passed and not verdict.flags:
+            accepted.append(name)
+    refused, sound = [], list(kernels.honest(1 if setting.quick else 3))
+    for name, example, answer in sound:
+        verdict = harness.verify(example, answer)
+        if not verdict.passed:
+            refused.append(f"{name}: {verdict.meaning}")
+    engine = harness.engine
+    harness.close()
+    modules = ModuleHarness(level=level, seconds=240, trials=3, timing=timing)
+    unrun = []
+    for name, code in kernels.CHEATING_MODULES.items():
+        verdict = modules.verify(problems["relu"], code)
+        statuses[f"module: {name}"] = verdict.status
+        if verdict.passed and not verdict.flags:
+            accepted.append(f"module: {name}")
+        if verdict.status == "unsupported_on_cpu":
+            unrun.append(name)
+    for name, code in kernels.HONEST_MODULES.items():
+        verdict = modules.verify(problems["relu"], code)
+        if verdict.status not in ("passes", "unsupported_on_cpu"):
+            refused.append(f"module: {name}: {verdict.meaning}")
+    loose = sum(s in ("mismatch", "fault", "unsupported_on_cpu", "timeout") for s in statuses.values())
+    return Measured(
+        len(accepted),
+        not accepted and not refused,
+        baseline=f"the policy alone stops {len(statuses) - loose} of {len(statuses)}",
+        details={
+            "cheats": len(statuses), "accepted": accepted, "honest": len(sound) + len(kernels.HONEST_MODULES),
+            "honest refused": refused, "statuses": statuses, "engine": engine,
+            "modules that only a GPU can run": unrun, "isolation": level, "stricter levels lack": lacking,
+        },
+    )  # fmt: skip
+
+
+BAR = Bar(
+    "cuda.C1",
+    "adversarial kernels",
+    "cheats accepted",
+    "0 without a remark; 0 honest kernels refused",
+    "cpu",
+    4,
+    measure,
+)
