@@ -1,0 +1,445 @@
+"""The tool-use demo: a question is worked on step by step, tools are found and made, calls are scored.
+
+`build(pipeline)` takes any `FunctionCallPipeline`; its model answers, or a recording does, whose tools run all the
+same. Handlers are plain functions of the page's values, so tests call them directly. Code runs in the sandbox alone,
+whose isolation is always shown.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.tool_use import FunctionCallPipeline, ToolExample, ToolUseEvaluator, ToolUsePipeline, Trace, picture, recorded
+from apps.tool_use.executors import Sandboxed, Simulated
+from apps.tool_use.executors.observation import Executor
+from apps.tool_use.methods.latm import Example, ToolMaker, ToolUser
+from apps.tool_use.pipeline import ToolUseConfig
+from apps.tool_use.samples import TOOLS
+from apps.tool_use.spec import ToolSpec, as_spec, from_chat, from_openapi
+from apps.tool_use.tasks import tasks
+from apps.tool_use.tool_store import MadeTool
+from apps.tool_use.trace import ToolEvent
+from core.errors import AppInputError, DataError, GraftError
+from core.execution import Sandbox
+from demos import look
+
+RECORDED, LOADED = "a recording", "the loaded model"
+SAMPLE_TOOLS = json.dumps([as_spec(tool).to_chat()["function"] for tool in TOOLS], indent=1)
+SAMPLE_SOURCE = Path(recorded.samples.__file__).read_text(encoding="utf-8")
+FOUND, ROWS_SCORED, SHORT = 8, 5000, 1024
+FIND = [question for question, _, _ in tasks("test")[:3]]
+Shown = tuple[str, str, str, str, str | None]
+"""Banner, cards, tree, what happened, the trace as a file."""
+
+
+class Page:
+    """The handlers of one page, around one pipeline."""
+
+    def __init__(self, pipeline: FunctionCallPipeline) -> None:
+        self.pipeline = pipeline
+        self.made: MadeTool | None = None
+        self._retriever: Any = None
+
+    # ---- a question --------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        question: str,
+        speaker: str,
+        strategy: str,
+        tools: str,
+        source: str,
+        budget: float = 30,
+        offered: float = 4,
+    ) -> Iterator[Shown]:
+        """Work on a question, showing every event as it happens."""
+        yield "", look.empty("Working …"), "", "", None
+        executor: Any = None
+        try:
+            if not question or not question.strip():
+                raise AppInputError("there is no question", hint="write one, or choose an example")
+            if speaker == RECORDED:
+                run = recorded.run_of(question)
+                executor, engine, tokenizer = recorded.executor(), recorded.engine(run), None
+                config = ToolUseConfig(strategy=run.strategy, most=None)  # type: ignore[arg-type]
+            else:
+                specs = best(read_tools(tools), question, int(offered))
+                executor, engine, tokenizer = self._executor(specs, source), self._engine(), self.pipeline.tokenizer
+                config = ToolUseConfig(
+                    template=self.pipeline.config.template, form=self.pipeline.config.form, strategy=strategy,  # type: ignore[arg-type]
+                    max_calls=int(budget), max_new_tokens=128, most=4 if strategy == "single" else 1,
+                )  # fmt: skip
+            pipeline = ToolUsePipeline(engine, tokenizer, config, executor=executor)
+            yield from self._shown(pipeline.stream(question), executor)
+        except GraftError as error:
+            yield look.banner(error), look.empty("It did not get this far."), "", "", None
+        finally:
+            if executor is not None:
+                executor.close()
+
+    def replay(self, upload: str | None) -> Iterator[Shown]:
+        """Show a trace again, exactly as it was."""
+        try:
+            if not upload:
+                raise AppInputError("there is no trace", hint="upload the JSON of an earlier run")
+            yield from self._shown(Trace.load(upload).replay(), None)
+        except GraftError as error:
+            yield look.banner(error), look.empty("It did not get this far."), "", "", None
+
+    def _shown(self, events: Iterator[Any], executor: Any) -> Iterator[Shown]:
+        seen: list[ToolEvent] = []
+        for event in events:
+            seen.append(event)
+            drawn = picture.tree(event.root) if event.root is not None and event.root.children else ""
+            if event.kind != "done":
+                yield "", picture.cards(seen), drawn + picture.legend(), "", None
+                continue
+            meta = event.result.meta
+            tiles = look.facts(
+                {
+                    "ended by": meta["finish"].replace("_", " "),
+                    "model calls": str(meta["model_calls"]),
+                    "tool calls": str(meta["tool_calls"]),
+                    "ms": f"{event.t_ms:.0f}",
+                    "sandbox": executor.box.level if isinstance(executor, Sandboxed) else "–",
+                }
+            )
+            file = Path(tempfile.mkdtemp(prefix="graft-trace-")) / "trace.json"
+            Trace.from_dict(json.loads(json.dumps(meta["trace"]))).save(file)
+            yield "", picture.cards(seen), drawn + picture.legend(), tiles + sent(meta["exchanges"]), str(file)
+
+    def _engine(self) -> Any:
+        """The loaded model with a kept prefix; whatever else plays the model as it is."""
+        from core.inference.engines.hf import HfEngine
+        from core.inference.engines.prefix import PrefixEngine
+
+        engine = self.pipeline.engine
+        return PrefixEngine(engine.model, engine.tokenizer) if type(engine) is HfEngine else engine
+
+    def _executor(self, specs: list[ToolSpec], source: str) -> Executor:
+        """The sandbox where there is source, else the model plays the tools."""
+        if source and source.strip():
+            return Sandboxed(source, specs, timeout_s=5)
+        engine, tokenizer = self._engine(), self.pipeline.tokenizer
+        player = ToolUsePipeline(engine, tokenizer, ToolUseConfig(max_new_tokens=96))
+        return Simulated(player.complete, specs)
+
+    # ---- finding tools -----------------------------------------------------------------------------------------
+
+    def find(self, question: str, upload: str | None) -> tuple[str, str, list[list[Any]]]:
+        """(banner, S@k of the catalogue's own questions, ranked tools) for a question."""
+        try:
+            retriever, queries = self._catalogue(upload)
+            if not question or not question.strip():
+                raise AppInputError("there is no question", hint="write what you want to do")
+            gold = next((set(q.gold) for q in queries if q.query.strip() == question.strip()), set())
+            rows = [
+                [number, "✓" if found.id in gold else "", found.tool.name, f"{found.score:.2f}", found.tool.description]
+                for number, found in enumerate(retriever(question, k=FOUND), 1)
+            ]
+            return "", self._sufficiency(retriever, queries), rows
+        except GraftError as error:
+            return look.banner(error), "", []
+
+    def _catalogue(self, upload: str | None) -> tuple[Any, list[Any]]:
+        from apps.tool_use.catalogue import load_queries
+        from apps.tool_use.retriever import ToolRetriever
+
+        if upload:
+            queries = load_queries(upload, "jsonl")
+            return ToolRetriever(queries[0].catalogue), queries
+        if self._retriever is None:
+            queries = load_queries(None, "embedded", split="test")
+            self._retriever = (ToolRetriever(queries[0].catalogue), queries)
+        return self._retriever
+
+    @staticmethod
+    def _sufficiency(retriever: Any, queries: list[Any]) -> str:
+        from apps.tool_use.retriever_score import RetrievalEvaluator
+
+        asked = [query for query in queries if query.gold][:500]
+        if not asked:
+            return ""
+        report = RetrievalEvaluator().score(retriever.predict(asked), asked)
+        tiles = {
+            name.replace("sufficiency", "S").replace("ndcg", "N"): f"{metric.value:.1f}"
+            for name, metric in report.metrics.items()
+            if metric.value is not None
+            and name in ("sufficiency@1", "sufficiency@5", "sufficiency@10", "ndcg@5", "mrr")
+        }
+        return look.facts({"tools": str(len(queries[0].catalogue)), "questions": str(len(asked)), **tiles})
+
+    # ---- making tools ------------------------------------------------------------------------------------------
+
+    def make(self, speaker: str, task: str, train: str, tests: str) -> Iterator[tuple[str, str]]:
+        """(banner, attempts) while a tool is made and its tests turn green."""
+        self.made, shown = None, ""
+        try:
+            examples, checks = parse_examples(train), parse_examples(tests)
+            maker = ToolMaker(self._speaker(speaker, recorded.RecordedMaker()), speaker, timeout_s=2)
+            making = maker.make("made_tool", task, examples, checks)
+            yield "", look.empty("Making …")
+            while True:
+                try:
+                    attempt = next(making)
+                except StopIteration as done:
+                    self.made = done.value
+                    break
+                shown += picture.attempt(attempt.stage, attempt.number, attempt.text, tested(attempt, checks))
+                yield "", shown
+            passed = {"tests passed": f"{len(checks)} of {len(checks)}", "hash": self.made.hash[:8]}
+            yield "", shown + look.facts(passed)
+        except GraftError as error:
+            yield look.banner(error), shown
+
+    def ask(self, speaker: str, question: str) -> tuple[str, str]:
+        """(banner, call and result) of a question that the small model answers with the made tool."""
+        try:
+            if self.made is None:
+                raise AppInputError("there is no tool yet", hint="make one first")
+            if not question or not question.strip():
+                raise AppInputError("there is no question")
+            with ToolUser(self._speaker(speaker, recorded.small), self.made) as user:
+                code, tried = user.use(question)
+            value = tried.error or json.dumps(tried.value, ensure_ascii=False)
+            tiles = look.facts({"ans": value, "ms in the sandbox": f"{tried.seconds * 1e3:.1f}"})
+            return "", f'{tiles}<pre class="graft-prompt">{html.escape(code)}</pre>'
+        except GraftError as error:
+            return look.banner(error), ""
+
+    def _speaker(self, speaker: str, recording: Any) -> Any:
+        if speaker == RECORDED:
+            return recording
+        config = ToolUseConfig(max_new_tokens=256)
+        return ToolUsePipeline(self._engine(), self.pipeline.tokenizer, config).complete
+
+    # ---- scoring -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, upload: str | None) -> tuple[str, str, list[list[Any]], str, list[list[Any]], str | None]:
+        """(banner, summary, metric rows, plot, error rows, archive) of a JSONL of rows with predictions."""
+        start = time.perf_counter()
+        try:
+            if not upload:
+                hint = 'upload JSONL: {"query", "tools", "calls" or "expected", "category"?, "prediction"}'
+                raise AppInputError("nothing to score yet", hint=hint)
+            examples, predictions = self._rows(Path(upload))
+            report = ToolUseEvaluator(form=self.pipeline.config.form).score(predictions, examples)
+        except GraftError as error:
+            return look.banner(error), "", [], "", [], None
+        groups: dict[str, list[float]] = {}
+        for example, row in zip(examples, report.rows):
+            groups.setdefault(example.category, []).append(row["ast_accuracy"])
+        plot = picture.bars({name: (sum(v) / len(v), len(v)) for name, v in sorted(groups.items())})
+        metrics = [[name, str(metric), metric.n] for name, metric in report.metrics.items()]
+        errors = [[kind, count] for kind, count in report.signature["errors"].items()]
+        tiles = {"rows": str(len(examples)), "seconds": f"{time.perf_counter() - start:.1f}"}
+        return "", look.facts(tiles), metrics, plot, errors, look.archive(report)
+
+    def _rows(self, path: Path) -> tuple[list[ToolExample], list[str]]:
+        examples, predictions = [], []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                predictions.append(str(row.pop("prediction")))
+                row["tools"] = [from_chat(tool, f"tools[{n}]") for n, tool in enumerate(row.get("tools", []))]
+                if "expected" in row:
+                    row["expected"] = tuple(row["expected"])
+                examples.append(self.pipeline.to_example(row))
+            except (json.JSONDecodeError, KeyError, TypeError, AttributeError, GraftError) as error:
+                raise DataError(f"not a row with a prediction: {error}", file=path.name, line=number) from error
+        if len(examples) > ROWS_SCORED:
+            hint = "graft eval tool_use --data … --predictions …"
+            raise AppInputError(f"{len(examples)} rows; this page scores at most {ROWS_SCORED}", hint=hint)
+        return examples, predictions
+
+
+def best(tools: list[ToolSpec], question: str, count: int) -> list[ToolSpec]:
+    """The tools that fit the question best by their words, in their own order; all when there are no more."""
+    from apps.tool_use.retriever import ToolRetriever
+
+    found = {hit.tool.name for hit in ToolRetriever(tools)(question, k=count)} if len(tools) > count else set()
+    chosen = [tool for tool in tools if tool.name in found] if found else tools
+    return chosen[:count]
+
+
+def read_tools(text: str) -> list[ToolSpec]:
+    """Tools from JSON: a list of tools, or an OpenAPI 3 document. Raises `AppInputError` for anything else."""
+    try:
+        given = json.loads(text or "")
+    except json.JSONDecodeError as error:
+        raise AppInputError(f"the tools are not JSON: {error.msg} in line {error.lineno}") from error
+    if isinstance(given, dict) and "paths" in given:
+        return from_openapi(given)
+    entries = given if isinstance(given, list) else [given]
+    if not entries:
+        raise AppInputError("no tools were given")
+    return [from_chat(entry, f"tools[{number}]") for number, entry in enumerate(entries)]
+
+
+def parse_examples(text: str) -> list[Example]:
+    """Lines "question => answer". Raises `AppInputError` naming a line that is not one."""
+    found = []
+    for number, line in enumerate((text or "").splitlines(), 1):
+        if line.strip():
+            question, sign, answer = (part.strip() for part in line.rpartition("=>"))
+            if not (question and sign and answer):
+                raise AppInputError(f"line {number} is not 'question => answer'", where=line)
+            found.append(Example(question, answer))
+    return found
+
+
+def tested(attempt: Any, checks: list[Example]) -> list[tuple[str, str]]:
+    """Each test of an attempt with what went wrong in it, or ""."""
+    if attempt.stage == "make":
+        return [("the function runs", error) for error in attempt.errors or ("",)]
+    if attempt.errors and not attempt.errors[0].startswith("question "):
+        return [("a call for each question", error) for error in attempt.errors]
+    wrong = {int(e.split(":")[0].removeprefix("question ")): e.partition(": ")[2] for e in attempt.errors}
+    return [(check.question, wrong.get(number, "")) for number, check in enumerate(checks, 1)]
+
+
+def sent(exchanges: list[tuple[str, str]]) -> str:
+    """The prompts as they were sent, the answers marked; all but the last folded away."""
+    parts = []
+    for number, (prompt, text) in enumerate(exchanges, 1):
+        opened = " open" if number == len(exchanges) else ""
+        shown = f"{html.escape(prompt)} <mark>{html.escape(text)}</mark>"
+        parts.append(
+            f'<details{opened}><summary>model call {number}</summary><pre class="graft-prompt">{shown}</pre></details>'
+        )
+    return "".join(parts)
+
+
+def describe(pipeline: FunctionCallPipeline) -> list[str]:
+    """What is loaded, and how code is held."""
+    best = next((probe for probe in Sandbox.probe() if probe.available), None)
+    held = f"sandbox: {best.level} ({best.name})" if best else "no sandbox: apt-get install bubblewrap"
+    return [*look.model_chips(pipeline), held]
+
+
+def build(pipeline: FunctionCallPipeline) -> gr.Blocks:
+    """The page."""
+    page = Page(pipeline)
+    with gr.Blocks(title="graft tool use", analytics_enabled=False) as blocks:
+        line = "Work with tools step by step; find them, make them, and score calls."
+        gr.HTML(look.header("tool use", line, describe(pipeline)), padding=False)
+        with gr.Tab("Run", id="run"):
+            _run_tab(page)
+        with gr.Tab("Retrieval", id="retrieval"):
+            _find_tab(page)
+        with gr.Tab("Tool maker", id="maker"):
+            _make_tab(page)
+        with gr.Tab("Evaluate", id="evaluate"):
+            _evaluate_tab(page)
+    return blocks
+
+
+def _run_tab(page: Page) -> None:
+    short = (getattr(page.pipeline.engine, "context", None) or SHORT) < SHORT
+    tree = gr.HTML("", elem_id="run-tree", padding=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            question = gr.Textbox(recorded.RUNS[1].query, label="Question", lines=2)
+            speaker = gr.Radio([RECORDED, LOADED], value=RECORDED, label="Answered by")
+            strategy = gr.Radio(
+                ["react", "dfsdt", "single"], value="single" if short else "react", label="Strategy of the loaded model"
+            )
+            go = gr.Button("Run", variant="primary")
+            with gr.Accordion("Tools", open=False):
+                tools = gr.Code(
+                    SAMPLE_TOOLS, language="json", label="JSON of tools, or OpenAPI 3", lines=10, max_lines=14
+                )
+                source = gr.Code(SAMPLE_SOURCE, language="python", label="Python of the tools, for the sandbox; "
+                                 "empty: the model plays them", lines=8, max_lines=12)  # fmt: skip
+                offered = gr.Slider(
+                    1, 20, 1 if short else 4, step=1, label="Tools offered", info="those that fit the question best"
+                )
+                budget = gr.Slider(1, 100, 12, step=1, label="Model calls at most")
+            with gr.Accordion("Replay a trace", open=False):
+                upload = gr.File(label="Trace of a run", file_types=[".json"], height=92, elem_classes="graft-file")
+                again = gr.Button("Replay")
+            gr.Examples([[run.query] for run in recorded.RUNS], [question], label="Recorded questions")
+        with gr.Column(scale=3, min_width=420):
+            banner = gr.HTML("", elem_id="run-banner", elem_classes="graft-slot", padding=False)
+            trace = gr.HTML(look.empty("Thoughts, calls and observations appear here as they happen."), padding=False)
+            with gr.Accordion("What happened", open=False):
+                happened = gr.HTML("", padding=False)
+            file = gr.DownloadButton("Download the trace", visible=False)
+    outputs = [banner, trace, tree, happened, file]
+
+    def shown(*values: Any) -> Iterator[list[Any]]:
+        for *parts, path in page.run(*values):
+            yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
+
+    def replayed(given: str | None) -> Iterator[list[Any]]:
+        for *parts, path in page.replay(given):
+            yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
+
+    inputs = [question, speaker, strategy, tools, source, budget, offered]
+    go.click(shown, inputs, outputs, show_progress="hidden", api_name="run")
+    again.click(replayed, upload, outputs, show_progress="hidden", api_name="replay")
+
+
+def _find_tab(page: Page) -> None:
+    with gr.Row():
+        question = gr.Textbox(FIND[0], label="What do you want to do?", scale=3)
+        upload = gr.File(
+            label="Catalogue with questions (JSONL)", file_types=[".jsonl"], height=92, elem_classes="graft-file"
+        )
+    go = gr.Button("Find tools", variant="primary")
+    banner = gr.HTML("", elem_classes="graft-slot", padding=False)
+    nothing = "Sufficiency: the share of questions whose right tools are all among the first k."
+    tiles = gr.HTML(look.empty(nothing), padding=False)
+    columns = ["rank", "right", "tool", "score", "what it does"]
+    rows = gr.Dataframe(headers=columns, interactive=False, wrap=True, label="Tools")
+    gr.Examples([[text] for text in FIND], [question], label="Questions of the shipped catalogue")
+    go.click(page.find, [question, upload], [banner, tiles, rows], api_name="find")
+
+
+def _make_tab(page: Page) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            speaker = gr.Radio([RECORDED, LOADED], value=RECORDED, label="Made and used by")
+            task = gr.Textbox(recorded.TASK, label="Task")
+            train = gr.Textbox(_lines(recorded.TRAIN), label="Three to make it from", lines=3)
+            tests = gr.Textbox(_lines(recorded.TESTS), label="Three to test it with", lines=3)
+            go = gr.Button("Make the tool", variant="primary")
+            question = gr.Textbox("From 3 May to 9 August 2023.", label="Ask with the small model")
+            ask = gr.Button("Ask")
+            answer = gr.HTML("", padding=False)
+        with gr.Column(scale=3, min_width=420):
+            banner = gr.HTML("", elem_classes="graft-slot", padding=False)
+            attempts = gr.HTML(look.empty("Every try of the maker, and its tests."), padding=False)
+    go.click(page.make, [speaker, task, train, tests], [banner, attempts], show_progress="hidden", api_name="make")
+    ask.click(page.ask, [speaker, question], [banner, answer], api_name="ask")
+
+
+def _evaluate_tab(page: Page) -> None:
+    with gr.Row():
+        upload = gr.File(
+            label="JSONL of rows with predictions", file_types=[".jsonl"], height=92, elem_classes="graft-file"
+        )
+        go = gr.Button("Score", variant="primary")
+    banner = gr.HTML("", elem_classes="graft-slot", padding=False)
+    summary = gr.HTML(look.empty("Accuracy by category and kinds of error appear here."), padding=False)
+    plot = gr.HTML("", padding=False)
+    metrics = gr.Dataframe(headers=["metric", "value", "n"], label="Metrics", interactive=False, visible=False)
+    errors = gr.Dataframe(headers=["kind of error", "rows"], label="Errors", interactive=False, visible=False)
+    download = gr.DownloadButton("Download report", visible=False)
+
+    def evaluate(file: str | None) -> list[Any]:
+        return look.report_shown(page.evaluate(file))
+
+    go.click(evaluate, upload, [banner, summary, metrics, plot, errors, download], api_name="evaluate")
+
+
+def _lines(examples: tuple[Example, ...]) -> str:
+    return "\n".join(f"{example.question} => {example.answer}" for example in examples)

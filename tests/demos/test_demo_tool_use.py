@@ -1,0 +1,118 @@
+"""The tool-use demo's handlers, called as the page calls them, and one round in a browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+
+from apps.tool_use import FunctionCallPipeline, recorded  # noqa: E402
+from demos import look, tool_use  # noqa: E402
+from demos.tool_use import LOADED, RECORDED, SAMPLE_SOURCE, SAMPLE_TOOLS  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TRAIN = "\n".join(f"{e.question} => {e.answer}" for e in recorded.TRAIN)
+TESTS = "\n".join(f"{e.question} => {e.answer}" for e in recorded.TESTS)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return tool_use.Page(FunctionCallPipeline.from_pretrained("embedded", device="cpu"))
+
+
+@pytest.mark.parametrize("run", recorded.RUNS, ids=lambda run: run.strategy)
+def test_a_recorded_run_is_shown_live_and_its_trace_replays(page, run):
+    shown = list(page.run(run.query, RECORDED, "react", "", ""))
+    assert len(shown) > 3 * len(run.texts) and not any(banner for banner, *_ in shown)
+    assert "observation" not in shown[2][1] and "observation" in shown[-1][1], "events come one by one"
+    _, cards, tree, happened, file = shown[-1]
+    assert "answer" in cards and '<svg role="img"' in tree and 'stroke-width="3.5"' in tree
+    assert "strict" in happened and f"model call {len(run.texts)}" in happened
+    again = list(page.replay(file))[-1]
+    assert again[0] == "" and again[2] == tree and again[4] is not None
+    assert ("gave up" in cards) == (run.strategy == "dfsdt")
+
+
+def test_the_loaded_model_makes_calls_that_run_in_the_sandbox(page):
+    question = "What is 120 shared by 4 people?"
+    shown = list(page.run(question, LOADED, "single", SAMPLE_TOOLS, SAMPLE_SOURCE, 4, 1))
+    assert shown[-1][0] == "" and "observation" in shown[-1][1] and "share" in shown[-1][2], shown[-1][0]
+
+
+def test_errors_are_shown_in_the_librarys_words(page):
+    def said(*arguments):
+        return list(page.run(*arguments))[-1][0]
+
+    assert "no question" in said(" ", RECORDED, "react", "", "")
+    assert "was not recorded" in said("Why?", RECORDED, "react", "", "")
+    assert "not JSON" in said("Why?", LOADED, "react", "[", "")
+    assert "a tool has a name" in said("Why?", LOADED, "react", "[{}]", "")
+    assert "defines no function" in said("Why?", LOADED, "single", SAMPLE_TOOLS, "x = 1", 4, 1)
+    assert "chosen by a retriever" in said("Why?", LOADED, "react", SAMPLE_TOOLS, SAMPLE_SOURCE, 4, 4)
+    assert "no trace" in list(page.replay(None))[-1][0]
+    hostile = json.dumps([{"name": "<script>alert(1)</script>", "parameters": {"type": "array"}}])
+    assert "<script>" not in said("Why?", LOADED, "single", hostile, "")
+
+
+def test_tools_are_found_with_ticks_and_shares(page, tmp_path):
+    banner, tiles, rows = page.find(tool_use.FIND[0], None)
+    assert banner == "" and "S@5" in tiles and rows[0][1] == "✓"
+    assert "no question" in page.find("", None)[0]
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    assert "graft-banner" in page.find("x", str(tmp_path / "bad.jsonl"))[0]
+
+
+def test_a_tool_is_made_tested_and_used(page):
+    assert "no tool yet" in page.ask(RECORDED, "x")[0]
+    shown = list(page.make(RECORDED, recorded.TASK, TRAIN, TESTS))
+    assert "✗" in shown[-1][1] and "3 of 3" in shown[-1][1] and shown[-1][0] == ""
+    banner, answer = page.ask(RECORDED, "From 3 May to 9 August 2023.")
+    assert banner == "" and ">98<" in answer and "days_between" in answer
+    assert "does not set ans" in page.ask(RECORDED, "When?")[1]
+    assert "line 1 is not" in list(page.make(RECORDED, "t", "no arrow", TESTS))[-1][0]
+    assert "not recorded" in list(page.make(RECORDED, "another task", TRAIN, TESTS))[-1][0]
+
+
+def test_an_upload_is_scored_by_category_and_error(page, tmp_path):
+    tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+    row = {"query": "q", "tools": [tool], "calls": [{"name": "f", "arguments": {"a": 1}}]}
+    rows = [{**row, "category": "simple_python", "prediction": '[{"name": "f", "arguments": {"a": 1}}]'},
+            {**row, "prediction": "[]"}]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    banner, _, metrics, plot, errors, archive = page.evaluate(str(file))
+    assert banner == "" and "100.0 % of 1" in plot and "0.0 % of 1" in plot and archive
+    assert errors == [["parallel_function_checker_no_order:wrong_count", 1]] and metrics[0][0] == "ast_accuracy"
+    file.write_text("{}\n")
+    assert "rows.jsonl:1" in page.evaluate(str(file))[0] and "nothing to score" in page.evaluate(None)[0]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser")
+def test_a_person_runs_makes_and_asks_without_a_network(page):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+    blocks = tool_use.build(page.pipeline)
+    url = look.serve(blocks, port=0, block=False)
+    problems: list[str] = []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
+        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab.set_default_timeout(60_000)
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
+        tab.goto(url)
+        tab.get_by_role("button", name="Run", exact=True).click()
+        tab.locator(".graft-trace b", has_text="40.80 pounds").wait_for()
+        assert tab.locator("#run-tree svg").is_visible() and "strict" in tab.locator(".graft-chips").inner_text()
+        tab.get_by_role("tab", name="Tool maker").click()
+        tab.get_by_role("button", name="Make the tool").click()
+        tab.get_by_text("3 of 3").wait_for()
+        tab.get_by_role("button", name="Ask", exact=True).click()
+        tab.get_by_text("ms in the sandbox").wait_for()
+        browser.close()
+    blocks.close()
+    assert problems == []
