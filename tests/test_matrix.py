@@ -17,12 +17,21 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMATS = {"full": "none", "8 bit": "int8", "4 bit": "nf4"}
+FORMATS = {
+    "full": "none",
+    "8 bit": "rtn:8",
+    "4 bit": "rtn:4",
+    "8 bit, bitsandbytes": "int8",
+    "4 bit, bitsandbytes": "nf4",
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A `model:` block. `refused` holds, for cells that cannot be, the words of the reason."""
+    """A `model:` block. `refused` holds, for cells that cannot be, the words of the reason.
+
+    A cell is a number format, "quantized" for all but the full one, or a switch.
+    """
 
     model: dict[str, Any] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -36,7 +45,7 @@ def edit(kind: str, **options: Any) -> dict[str, Any]:
     return {"edits": [{"kind": kind, **options}]}
 
 
-FROZEN = {"8 bit": "quantized weights are frozen", "4 bit": "quantized weights are frozen"}
+FROZEN = {"quantized": "quantized weights are frozen"}
 ROWS = {
     "full fine-tuning": Row(refused=FROZEN),
     "lora": Row({"adapters": [{"kind": "lora", "r": 4}]}),
@@ -136,51 +145,64 @@ def same(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> Non
         assert float((value - second[name]).abs().max()) <= tolerance * scale, name
 
 
-@pytest.fixture(params=FORMATS)
-def number_format(request):
+def available(quantization: str) -> bool:
     from core.config.registry import QUANTIZERS
 
-    name = FORMATS[request.param]
-    if name != "none" and (name not in QUANTIZERS or QUANTIZERS.get(name).missing):
-        pytest.skip(f"the number format {name} is not available")
-    return request.param
+    name = quantization.partition(":")[0]
+    return name == "none" or (name in QUANTIZERS and not QUANTIZERS.get(name).missing)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_trains_and_recomputes(name, number_format):
-    row = ROWS[name]
-    if refused(row, number_format, lambda: build(row, FORMATS[number_format])):
+def cells() -> list[Any]:
+    """Every row with every number format; beyond the full and our 4-bit one, only in the slow suite."""
+    return [
+        pytest.param(name, kind, id=f"{name}-{kind}", marks=() if kind in ("full", "4 bit") else pytest.mark.slow)
+        for name in ROWS
+        for kind in FORMATS
+    ]
+
+
+def skip_unless_available(kind: str) -> str:
+    if not available(FORMATS[kind]):
+        pytest.skip(f"the number format {FORMATS[kind]} is not available")
+    return FORMATS[kind]
+
+
+@pytest.mark.parametrize(("name", "kind"), cells())
+def test_trains_and_recomputes(name, kind):
+    row, quantization = ROWS[name], skip_unless_available(kind)
+    if kind != "full" and refused(row, "quantized", lambda: build(row, quantization)):
         return
-    plain = gradients(*build(row, FORMATS[number_format]))
-    if refused(row, "checkpointing", lambda: build(row, FORMATS[number_format], checkpointing=True)):
+    plain = gradients(*build(row, quantization))
+    if refused(row, "checkpointing", lambda: build(row, quantization, checkpointing=True)):
         return
-    model, trainer = build(row, FORMATS[number_format], checkpointing=True)
+    model, trainer = build(row, quantization, checkpointing=True)
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    # int8 chooses its outlier columns anew in the recomputation
-    same(plain, gradients(model, trainer), 5e-2 if number_format == "8 bit" else 1e-4)
+    # LLM.int8 chooses its outlier columns anew in the recomputation
+    same(plain, gradients(model, trainer), 5e-2 if quantization == "int8" else 1e-4)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "4 bit"])
 @pytest.mark.parametrize("name", ROWS)
-def test_compiles(name):
+def test_compiles(name, kind):
     import torch
 
-    row = ROWS[name]
-    if refused(row, "compile", lambda: build(row, "none")):
-        return
-    torch._dynamo.reset()
-    plain = gradients(*build(row, "none"))
-    model, trainer = build(row, "none")
     from core.models.topology import ModelTopology
 
-    stack = ModelTopology.of(model).stack
-    for block in stack:
+    row, quantization = ROWS[name], skip_unless_available(kind)
+    if "quantized" in row.refused and kind != "full":
+        pytest.skip("refused, as another test says")
+    torch._dynamo.reset()
+    plain = gradients(*build(row, quantization))
+    model, trainer = build(row, quantization)
+    for block in ModelTopology.of(model).stack:
         block.compile(backend="aot_eager")
     same(plain, gradients(model, trainer), 1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_mean_of_their_gradients():
+@pytest.mark.parametrize("kind", ["full", "4 bit"])
+def test_two_processes_have_the_mean_of_their_gradients(kind):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -188,7 +210,7 @@ def test_two_processes_have_the_mean_of_their_gradients():
     common["PYTHONPATH"] = str(ROOT)
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, kind],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -200,19 +222,25 @@ def test_two_processes_have_the_mean_of_their_gradients():
     for process in processes:
         out, _ = process.communicate(timeout=280)
         assert process.returncode == 0, out[-3000:]
-        assert out.count("equal") == len(ROWS)
+        assert out.count("equal") == len(rows_of(kind))
 
 
-def two_processes() -> None:
+def rows_of(kind: str) -> dict[str, Row]:
+    """The rows that take a number format."""
+    return {name: row for name, row in ROWS.items() if kind == "full" or "quantized" not in row.refused}
+
+
+def two_processes(kind: str) -> None:
     """One rank of the test above: every method under DDP against the mean of two single passes."""
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo")
-    for name, row in ROWS.items():
-        single = [gradients(*build(row, "none"), seed=seed) for seed in (0, 1)]
-        model, trainer = build(row, "none")
+    quantization = FORMATS[kind]
+    for name, row in rows_of(kind).items():
+        single = [gradients(*build(row, quantization), seed=seed) for seed in (0, 1)]
+        model, trainer = build(row, quantization)
         wrapped = DistributedDataParallel(model)
         found = gradients(model, trainer, wrapped, seed=rank)
         mean = {key: (single[0][key] + single[1][key]) / 2 for key in single[0]}
@@ -222,4 +250,4 @@ def two_processes() -> None:
 
 
 if __name__ == "__main__":
-    two_processes()
+    two_processes(sys.argv[1])
