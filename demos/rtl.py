@@ -33,8 +33,10 @@ OWN = "my own task"
 ROWS_CHECKED = 200
 """Most rows of an upload that the page judges."""
 
-Shown = tuple[str, str, str, str, str, str]
-"""Banner, code listing, waveform, what the verdict says, repair trace, what ran."""
+Dump = tuple[bytes, dict | None] | None
+"""A value change dump and the first difference in it, to be drawn again at another zoom."""
+Shown = tuple[str, str, str, str, str, str, Dump]
+"""Banner, code listing, waveform, what the verdict says, repair trace, what ran, and the waveform's data."""
 
 
 class Page:
@@ -67,7 +69,7 @@ class Page:
     ) -> Iterator[Shown]:
         """Write, check and repair, showing every attempt as it is judged."""
         start, attempts = time.perf_counter(), []
-        yield "", look.empty("Writing …"), "", "", "", ""
+        yield "", look.empty("Writing …"), "", "", "", "", None
         try:
             task = self.task(name, spec, header, testbench, reference)
             for event in self.pipeline.attempts(task, rounds=int(rounds)):
@@ -75,7 +77,7 @@ class Page:
                     attempts.append(event)
                     yield self._shown(task, attempts, start)
         except GraftError as error:
-            yield look.banner(error), "", "", "", trace(attempts), ""
+            yield look.banner(error), "", "", "", trace(attempts), "", None
 
     def check(self, name: str, spec: str, header: str, testbench: str, reference: str, code: str) -> Shown:
         """Judge code of the user's own."""
@@ -86,18 +88,23 @@ class Page:
                 raise AppInputError("there is no code to check", hint="paste a module")
             verdict = self.pipeline.harness().verify(task, code, wave=True)
         except GraftError as error:
-            return look.banner(error), "", "", "", "", ""
-        return ("", listing(verdict), wave(verdict), says(verdict), "", self.ran(verdict, start))
+            return look.banner(error), "", "", "", "", "", None
+        return "", listing(verdict), wave(verdict), says(verdict), "", self.ran(verdict, start), dump(verdict)
 
     def _shown(self, task: RtlExample, attempts: list[LoopEvent], start: float) -> Shown:
         candidate = attempts[-1].candidate
         assert candidate is not None
         verdict: RtlVerdict = candidate.verdict.artifacts["verdict"]
         first = next((a.candidate for a in attempts if a.candidate and not a.candidate.verdict.passed), None)
-        drawn = wave(verdict)
+        drawn, data = wave(verdict), dump(verdict)
         if verdict.passed and first is not None:
-            drawn = "<p>Where the first attempt differed:</p>" + wave(first.verdict.artifacts["verdict"])
-        return "", listing(verdict), drawn, says(verdict), trace(attempts), self.ran(verdict, start)
+            differing: RtlVerdict = first.verdict.artifacts["verdict"]
+            drawn, data = "<p>Where the first attempt differed:</p>" + wave(differing), dump(differing)
+        return "", listing(verdict), drawn, says(verdict), trace(attempts), self.ran(verdict, start), data
+
+    def zoom(self, data: Dump, around: int) -> str:
+        """The last waveform with `around` changes on each side of its first difference."""
+        return look.empty("Nothing was simulated yet.") if data is None else redrawn(data, int(around))
 
     def cost(self, code: str, reference: str) -> str:
         """Cells, flip-flops and depth of the code, beside those of the reference."""
@@ -190,14 +197,23 @@ def listing(verdict: RtlVerdict) -> str:
     return f'<pre class="graft-prompt">{"".join(rows)}</pre>' if rows else look.empty("No code in the answer.")
 
 
+def dump(verdict: RtlVerdict) -> Dump:
+    """What a verdict's waveform is drawn from."""
+    return None if verdict.wave is None else (verdict.wave, verdict.mismatch)
+
+
 def wave(verdict: RtlVerdict) -> str:
     """The waveform around the first difference."""
+    data = dump(verdict)
+    return look.empty("No waveform: nothing was simulated.") if data is None else redrawn(data)
+
+
+def redrawn(data: tuple[bytes, dict | None], around: int = 12) -> str:
+    """A waveform with so many changes on each side of its first difference."""
     from apps.rtl.wave import picture
 
-    if verdict.wave is None:
-        return look.empty("No waveform: nothing was simulated.")
     try:
-        return picture(verdict.wave, verdict.mismatch)
+        return picture(*data, around=around)
     except GraftError as error:
         return look.banner(error)
 
@@ -264,6 +280,7 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
                 with gr.Tabs():
                     with gr.Tab("Waveform"):
                         drawn = gr.HTML()
+                        around = gr.Slider(3, 60, value=12, step=1, label="Changes on each side")
                     with gr.Tab("Repair trace"):
                         repairs = gr.HTML()
                     with gr.Tab("Schematic"):
@@ -280,9 +297,9 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
                         metrics = gr.Dataframe(headers=["metric", "value", "n"], label="Metrics", interactive=False)
                         rows = gr.Dataframe(headers=["id", "letters", "verdict"], label="Problems", interactive=False)
                         report = gr.File(label="Report", interactive=False)
-        latest = gr.State("")
+        latest, data = gr.State(""), gr.State(None)
         fields = [name, spec, header, testbench, reference]
-        panes = [banner, code, drawn, verdict, repairs, ran]
+        panes = [banner, code, drawn, verdict, repairs, ran, data]
         name.change(page.fill, name, fields[1:])
 
         def written(*values: Any) -> Iterator[tuple]:
@@ -295,6 +312,7 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
 
         write.click(written, [*fields, rounds], [*panes, latest])
         check.click(checked, [*fields, own], [*panes, latest])
+        around.release(page.zoom, [data, around], drawn)
         draw.click(page.schematic, latest, netlist)
         measure.click(page.cost, [latest, reference], costs)
         score.click(page.evaluate, upload, [banner, metrics, rows, report])

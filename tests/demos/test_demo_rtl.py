@@ -33,9 +33,11 @@ def fields(page, index=0):
 def test_every_recorded_task_fails_once_and_is_repaired(page, index):
     shown = list(page.write(*fields(page, index), 2))
     assert len(shown) == 3, "a waiting pane, the wrong attempt, the repaired one"
-    _, code, wave, verdict, trace, ran = shown[1]
+    _, code, wave, verdict, trace, ran, data = shown[1]
     assert "differs from the reference" in verdict and wave.startswith("<svg") and "got" in wave
-    banner, code, wave, verdict, trace, ran = shown[2]
+    assert len(page.zoom(data, 3)) < len(page.zoom(data, 60)) and page.zoom(data, 12) == wave
+    banner, code, wave, verdict, trace, ran, again = shown[2]
+    assert again == data and "Nothing was simulated" in page.zoom(None, 3)
     assert banner == "" and "passes" in verdict and "Where the first attempt differed" in wave
     assert trace.count("<details") == 2 and "strict" in ran and "Icarus" in ran
     assert rtl.plain(code).startswith("module TopModule")
@@ -50,7 +52,7 @@ def test_code_of_ones_own_is_checked_and_bad_lines_are_marked(page):
     assert "unknown name" in shown[3] and 'background:#d3333322"' in shown[1] and "No waveform" in shown[2]
     assert "refused by the policy" in page.check(*own, CHEATS["leaves at once"])[3]
     hostile = page.check(*own, "module TopModule; wire \\<script>alert(1)</script> ; endmodule")
-    assert "<script>" not in "".join(hostile)
+    assert "<script>" not in "".join(hostile[:6])
 
 
 def test_errors_are_shown_in_the_librarys_words(page):
@@ -103,6 +105,12 @@ def test_a_person_sees_the_repair():
         page.get_by_role("button", name="Write and check").click()
         page.get_by_text("Where the first attempt differed").wait_for()
         assert page.locator("svg.graft-wave").is_visible()
+        page.get_by_role("tab", name="Repair trace").click()
+        page.get_by_text("attempt 1: function").wait_for()
+        if has("yosys") and has("dot"):
+            page.get_by_role("tab", name="Schematic").click()
+            page.get_by_role("button", name="Draw").click()
+            page.locator("img[alt=schematic]").wait_for()
         page.get_by_label("Code of your own").fill("module TopModule (input clk);\nendmodule")
         page.get_by_role("button", name="Check my code").click()
         page.get_by_text("refused by the policy").first.wait_for()

@@ -3,6 +3,6 @@
 `encode` recodes operands into digits and counts their partial products, `mac` generates multiply-accumulate units with
 the bit-weight transformations (Wu et al. 2024, "Exploring the Performance Improvement of Tensor Processing Engines
 through Transformation in the Bit-weight Dimension of MACs"), `loops` holds the same transformations as rewrites of a
-loop nest that is checked against numpy. `sparse` generates a chain of multipliers for N:M sparse weights, `flight` compiles
-a language model's shape to an accelerator's instructions and predicts memory and cycles.
+loop nest that is checked against numpy. `sparse` generates a chain of multipliers for N:M sparse weights, `flight`
+compiles a language model's shape to an accelerator's instructions and predicts memory and cycles.
 """
