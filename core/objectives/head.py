@@ -7,6 +7,7 @@ is. This module knows transformers' models and no loss.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,13 @@ class caught_states:
 
     Attributes:
         states: (B, T, D), what went into the head of the one call made inside.
+        autocast: how the head was called; Trainers put autocast around the model alone, and not around the loss.
     """
 
     def __init__(self, model: Any) -> None:
         self.head = head_module(model)
         self.states: Any = None
+        self.autocast: Any = nullcontext()
 
     def __enter__(self) -> caught_states:
         self._handle = self.head.register_forward_pre_hook(self._keep)
@@ -75,7 +78,8 @@ class caught_states:
         self._handle.remove()
 
     def _keep(self, _module: Any, given: Any) -> Any:
-        self.states = given[0]
+        self.states, kind = given[0], given[0].device.type
+        self.autocast = torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
         return (given[0][:, -1:], *given[1:])
 
 

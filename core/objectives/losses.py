@@ -88,9 +88,10 @@ class CrossEntropy:
         head = plain_head(model, self.smoothing, self.z_loss)
         if self._plain is None:
             self._plain = head is not None and understood(head, caught.states, logits)
-        if self._plain and head is not None:
-            return linear_cross_entropy(states, head.weight, targets, head.bias, head.shape), count
-        return self._by_module(model, head, states, targets), count
+        with caught.autocast:
+            if self._plain and head is not None:
+                return linear_cross_entropy(states, head.weight, targets, head.bias, head.shape), count
+            return self._by_module(model, head, states, targets), count
 
     def _by_module(self, model: Any, head: PlainHead | None, states: torch.Tensor, targets: torch.Tensor) -> Any:
         """The head's own forward, piece by piece, made again in the backward pass."""

@@ -137,6 +137,33 @@ def test_tied_and_untied_heads(preset, tokenizer):
     both_forms_agree(load_model(ModelConfig(preset=preset), tokenizer, seed=1).eval())
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_head_is_multiplied_as_the_model_multiplies_it(adapted, tokenizer, monkeypatch):
+    """accelerate puts autocast around the model's forward and not around the loss."""
+    model = load_model(ModelConfig(preset="tiny"), tokenizer, seed=1).float().eval()
+    if adapted:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    plain = model.forward
+
+    def forward(*given, **named):
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(*given, **named)
+
+    monkeypatch.setattr(model, "forward", forward)
+    multiplied = []
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", lambda x, w, b=None: multiplied.append((x.dtype, w.shape[0])) or linear(x, w, b))
+    fused, _, found = gradients_of(model, "fused")
+    head = [dtype for dtype, rows in multiplied if rows == model.config.vocab_size]
+    whole, _, expected = gradients_of(model, "whole")
+    assert fused == pytest.approx(whole, rel=1e-3) and found.keys() == expected.keys()
+    assert adapted or head[-1] == torch.bfloat16
+    for name, gradient in expected.items():
+        assert found[name].dtype == torch.float32 and (found[name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-4
+
+
 def test_capped_and_scaled_heads():
     from transformers import CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
