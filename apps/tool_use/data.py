@@ -11,7 +11,8 @@ from typing import Any
 
 from apps.tool_use.calls import Call
 from apps.tool_use.executed import BFCL_MODULES, Episode
-from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat
+from apps.tool_use.schema import problem
+from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat, from_openapi
 from core.config.registry import Registry
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
@@ -121,7 +122,7 @@ def bfcl_multi_turn(path: str, *, split: str | None = None, on_bad: BadRows) -> 
 def traces(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
     """Chat-completions traces, {"messages": […], "tools": […]} a line: an example for each turn that calls tools.
 
-    Checked: call ids pair up, arguments are JSON objects, the tools exist. An error names message and field.
+    Checked: call ids pair up, the tools exist, arguments are valid for them. An error names message and JSON pointer.
     """
     file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
     for number, row in jsonl(file, on_bad):
@@ -142,7 +143,7 @@ def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
         raise DataError("no tools", field="tools", got=given, expected="a list of tools")
     tools = tuple(from_chat(tool, f"tools[{n}]") for n, tool in enumerate(given))
     check_tools(tools)
-    names, waiting = {tool.name for tool in tools}, set()
+    known, waiting = {tool.name: tool for tool in tools}, dict[Any, str]()
     context: list[tuple[str, str]] = []
     for n, message in enumerate(messages):
         role, at = message.get("role"), f"messages[{n}]"
@@ -151,9 +152,11 @@ def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
                 raise DataError(
                     "a result without its call", field=f"{at}/tool_call_id", got=message.get("tool_call_id")
                 )
-            waiting.discard(message["tool_call_id"])
+            del waiting[message["tool_call_id"]]
+        elif waiting:
+            raise DataError("a call without its result", field=next(iter(waiting.values())), got=next(iter(waiting)))
         calls = [
-            _called(call, names, f"{at}/tool_calls[{i}]") for i, call in enumerate(message.get("tool_calls") or [])
+            _called(call, known, f"{at}/tool_calls[{i}]") for i, call in enumerate(message.get("tool_calls") or [])
         ]
         if calls:
             asked = max((i for i, (r, _) in enumerate(context) if r == "user"), default=None)
@@ -161,16 +164,16 @@ def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
                 raise DataError("a call before anybody asked", field=at)
             if asked == len(context) - 1:
                 yield ToolExample(context[asked][1], tools, tuple(calls), context=tuple(context[:asked]))
-            waiting |= {call.get("id") for call in message["tool_calls"]}
+            waiting |= {call.get("id"): f"{at}/tool_calls[{i}]/id" for i, call in enumerate(message["tool_calls"])}
         context.append((str(role), str(message.get("content") or "")))
 
 
-def _called(given: Mapping[str, Any], names: set[str], at: str) -> Call:
+def _called(given: Mapping[str, Any], known: Mapping[str, ToolSpec], at: str) -> Call:
     inner = given.get("function", given)
     name, arguments = inner.get("name"), inner.get("arguments", {})
-    if name not in names:
+    if name not in known:
         raise DataError(
-            "the tool is not among the tools", field=f"{at}/name", got=name, expected=", ".join(sorted(names))
+            "the tool is not among the tools", field=f"{at}/name", got=name, expected=", ".join(sorted(known))
         )
     if isinstance(arguments, str):
         try:
@@ -181,7 +184,79 @@ def _called(given: Mapping[str, Any], names: set[str], at: str) -> Call:
             ) from error
     if not isinstance(arguments, dict):
         raise DataError("the arguments are no object", field=f"{at}/arguments", got=arguments, expected="{…}")
+    wrong = problem(known[name], arguments)
+    if wrong is not None:
+        place, _, what = wrong.partition(": ")
+        raise DataError(f"the arguments are not valid: {what}", field=f"{at}/arguments{place.rstrip('/')}")
     return Call(name, arguments)
+
+
+@READERS.register("sharegpt")
+def sharegpt(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
+    """Conversations of human, gpt, function_call and observation with `tools` as JSON text (Glaive), as a JSON list."""
+    roles = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
+    for number, row in enumerate(_listed(path)):
+        try:
+            messages: list[dict[str, Any]] = []
+            for said in row["conversations"]:
+                turn = {"role": roles.get(said["from"], said["from"]), "content": said["value"]}
+                if said["from"] == "function_call":
+                    made = json.loads(said["value"])
+                    called = made if isinstance(made, list) else [made]
+                    turn = {"role": "assistant", "tool_calls": [{"id": str(len(messages)), **call} for call in called]}
+                elif said["from"] == "observation":
+                    turn["tool_call_id"] = str(len(messages) - 1)
+                messages.append(turn)
+            tools = json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"]
+            found = list(_trace({"messages": messages, "tools": tools})) if tools else []
+        except (DataError, KeyError, TypeError, json.JSONDecodeError) as error:
+            what = error.what if isinstance(error, DataError) else f"not a conversation: {error!r}"
+            on_bad.handle(DataError(what, file=path, field=f"[{number}] {getattr(error, 'field', None) or ''}".strip()))
+            continue
+        yield from found
+
+
+@READERS.register("toolalpaca")
+def toolalpaca(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
+    """ToolAlpaca (Tang et al. 2023): APIs with instructions and golden answers, or with instances to learn from.
+
+    An answer may fill a later call with what an earlier one returns; the calls up to there are kept.
+    """
+    for number, api in enumerate(_listed(path)):
+        try:
+            tools = tuple(from_openapi(json.loads(api["Documentation"])))
+            if "Golden_Answers" in api:
+                steps = [[(s["Action"], s["Action_Input"]) for s in answer] for answer in api["Golden_Answers"]]
+                asked = list(zip(api["Instructions"], steps))
+            else:
+                asked = [
+                    (i["input"], [(step[0][0], step[0][1]) for step in i["intermediate_steps"][:1]])
+                    for i in api["Instances"]
+                    if i.get("intermediate_steps")
+                ]
+        except (DataError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
+            on_bad.handle(DataError(f"not an API: {error!r}", file=path, field=f"[{number}]"))
+            continue
+        for index, (question, answer) in enumerate(asked):
+            calls = []
+            for name, text in answer:
+                try:
+                    calls.append(Call(name, json.loads(text)))
+                except json.JSONDecodeError:
+                    break
+            if calls:
+                yield ToolExample(question, tools, tuple(calls), id=f"{api.get('Name', number)}:{index}")
+
+
+def _listed(path: str) -> list[Any]:
+    """A JSON file that holds a list."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot be read as JSON: {error}", file=path) from error
+    if not isinstance(value, list):
+        raise DataError("not a list", file=path, got=type(value).__name__)
+    return value
 
 
 @READERS.register("embedded")
