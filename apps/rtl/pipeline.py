@@ -127,7 +127,7 @@ class RtlPipeline(BasePipeline):
             )
         row = {"spec": given, **fields} if isinstance(given, str) else {**given, **fields}
         for name in ("header", "testbench", "reference"):
-            if len(row.get(name) or "") > LARGEST:
+            if isinstance(row.get(name), str) and len(row[name]) > LARGEST:
                 raise AppInputError(f"the {name} has {len(row[name])} characters", hint=f"the limit is {LARGEST}")
         try:
             return example_from({name: value for name, value in row.items() if value is not None})
