@@ -42,14 +42,21 @@ TRAJECTORIES = App(
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
     smoke_tokens=160,
 )
+BRIDGE = App(
+    "tool_use",
+    data="apps.tool_use.interleaved",
+    pipeline="apps.tool_use.methods.toolbridge:BridgePipeline",
+    evaluator="apps.tool_use.methods.toolbridge:NumericEvaluator",
+    smoke_tokens=24,
+)
 APP = App(
     "tool_use",
     data="apps.tool_use.data",
     pipeline="apps.tool_use.pipeline:FunctionCallPipeline",
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
-    methods=("apps.tool_use.methods.calls", "apps.tool_use.methods.retriever", "apps.tool_use.methods.toolllm"),
+    methods=tuple(f"apps.tool_use.methods.{name}" for name in ("calls", "retriever", "toolllm", "toolbridge")),
     smoke_tokens=96,
-    rooms={"tool_use.retriever": RETRIEVAL, "tool_use.toolllm": TRAJECTORIES},
+    rooms={"tool_use.retriever": RETRIEVAL, "tool_use.toolllm": TRAJECTORIES, "tool_use.toolbridge": BRIDGE},
 )
 EDITS.register("bi_encoder")(Part("apps.tool_use.retriever_model:edit", "apps.tool_use.options:BiEncoderOptions"))
 EDITS.register("position_interpolation")(
