@@ -290,7 +290,10 @@ class SpielLayer(nn.Module, BaseTunerLayer):
 
 
 class SpielModel(BaseTuner):
-    """Puts tuned entries into the target maps; without targets, into every linear map of the blocks."""
+    """Puts tuned entries into the target maps; without targets, into every linear map of the blocks.
+
+    Of blocks with a learning copy (Control LLM), only the copies are targets.
+    """
 
     prefix = "spiel_"
     tuner_layer_cls = SpielLayer
@@ -299,8 +302,10 @@ class SpielModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         if peft_config.target_modules in (None, "all-linear"):
             topology = ModelTopology.of(self.model)
+            # beside a frozen block, its copy is what learns
+            blocks = [block for block in topology.blocks if block.branch == "exp"] or topology.blocks
             peft_config.target_modules = {
-                topology.name_of(part) for block in topology.blocks for part in block.linears().values()
+                topology.name_of(part) for block in blocks for part in block.linears().values()
             }
         return peft_config
 

@@ -323,6 +323,15 @@ def test_nothing_as_large_as_the_weights_is_kept_between_the_passes():
     assert layer.base_layer.weight.grad is None
 
 
+def test_of_a_block_and_its_learning_copy_only_the_copy_is_tuned():
+    from core.control.expand import expand
+    from core.control.options import ControlConfig
+
+    model = peft.get_peft_model(expand(llama(), ControlConfig(num_expand=1)), SpielConfig(density=0.05))
+    names = list(spiel_layers(model))
+    assert len(names) == 7 and all(".exp." in name for name in names)
+
+
 def test_bad_options_are_refused_before_the_model_is_touched():
     for options, words in (
         ({"density": 0.0}, "density"), ({"density": 1.5}, "density"), ({"selection": "agg"}, "ag"),
