@@ -192,6 +192,7 @@ for _kind, _part in {
         trainer="core.control.trainer:hook",
         trains=True,
     ),
+    "deepnorm": Part("core.control.deepnorm:build"),
     "ladder": Part("core.control.ladder:build", "core.control.options:LadderOptions"),
     "skip_ffn": Part("core.control.skip:build", "core.control.options:SkipOptions"),
     "green": Part(

@@ -7,7 +7,7 @@ learning a task from little text on one device, and for the ladder of sizes from
 
 GEB-1.3B (Wu et al. 2024) and MindLLM (Yang et al. 2023) publish their building blocks (rotary positions, grouped
 queries and an untied head there; RMSNorm and GeGLU here) and their totals, not their widths: width and depth below are
-chosen to meet the totals. MindLLM's DeepNorm is not reproduced; these are pre-norm models.
+chosen to meet the totals. MindLLM's DeepNorm is an edit on its preset (`model.edits: [{kind: deepnorm}]`).
 """
 
 from __future__ import annotations

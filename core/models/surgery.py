@@ -37,6 +37,7 @@ for _kind, _place in {
     "ladder": "core.models.blocks.ladder:ladder",
     "skip_ffn": "core.models.blocks.skip:skip_ffn",
     "learngene": "core.models.blocks.expanded:learngene",
+    "deepnorm": "core.models.blocks.deepnorm:deepnorm",
 }.items():
     OPS.register(_kind)(_place)
 

@@ -169,6 +169,8 @@ def _block(family: Family, block: Any, branch: str, config: Any) -> BlockRef:
         residual = "parallel"
     if config.model_type == "opt" and not config.do_layer_norm_before:
         residual = "post_ln"
+    if hasattr(block, "residual_scale"):
+        residual = "post_ln"
     if config.model_type == "bloom" and config.apply_residual_connection_post_layernorm:
         raise UnsupportedModelError(
             "a BLOOM whose residual starts after the norm", where="config.apply_residual_connection_post_layernorm"
