@@ -42,6 +42,7 @@ class FunctionCallPipeline(BasePipeline):
     example_cls = ToolExample
     default_template = "plain"
     config_cls = FunctionCallConfig
+    from_training = ("template", "mode", "form")
     config: FunctionCallConfig
 
     def to_example(self, given: Any, tools: Any = None) -> ToolExample:

@@ -63,6 +63,8 @@ class BasePipeline:
     default_template: ClassVar[str | None] = None
     evaluator_cls: ClassVar[type | None] = None
     config_cls: ClassVar[type[PipelineConfig]] = PipelineConfig
+    from_training: ClassVar[tuple[str, ...]] = ("template", "mode")
+    """Settings that a served model takes over from the options of its method."""
 
     def __init__(self, engine: Any, tokenizer: Any, config: PipelineConfig | None = None) -> None:
         self.engine, self.tokenizer = engine, tokenizer

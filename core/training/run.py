@@ -177,11 +177,8 @@ def _tokenizer(recipe: Recipe, app: App, data: Any, run: RunFolder, resume: bool
 def _pipeline_config(app: App, stage: ResolvedStage) -> dict[str, Any]:
     """What serving must know of training: the options that the app's pipeline config has too, and the cache."""
     fields = app.pipeline_cls.config_cls.__dataclass_fields__
-    known = {
-        name: getattr(stage.options, name)
-        for name in ("template", "mode")
-        if name in fields and hasattr(stage.options, name)
-    }
+    shared = getattr(app.pipeline_cls, "from_training", ("template", "mode"))
+    known = {n: getattr(stage.options, n) for n in shared if n in fields and hasattr(stage.options, n)}
     policy = stage.recipe.inference.kv.policy
     return known | ({"kv": policy} if "kv" in fields and policy != "full" else {})
 

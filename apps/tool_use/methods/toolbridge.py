@@ -35,7 +35,7 @@ class ToolBridgeConfig:
     template: str = key("plain", "prompt template: " + ", ".join(TEMPLATES))
     mode: Literal["pieces"] = key("pieces", "segments are tokenised one by one, as results are appended in serving")
     insert: Literal["equations", "none"] = key("equations", "who writes code into answers without any")
-    most: int = key(0, "rows of one category at most; 0 for all", least=0)
+    rows: int = key(0, "rows of one category at most; 0 for all", least=0)
     timeout_s: float = key(5.0, "of one piece of code", above=0)
 
 
@@ -50,7 +50,7 @@ def toolbridge(ctx: StageContext) -> Stage:
     options = ctx.options
     inserter = equations if options.insert == "equations" else lambda example: None
     with CodeRunner(options.timeout_s) as runner:
-        kept, fate = bridged(ctx.train, inserter, runner, most=options.most or None)
+        kept, fate = bridged(ctx.train, inserter, runner, most=options.rows or None)
         held, _ = bridged(ctx.eval or (), inserter, runner)
     if ctx.run is not None:
         say(ctx.run, f"code in {len(kept)} of {sum(fate.values())} answers: {dict(fate.most_common())}")
@@ -79,6 +79,7 @@ class BridgePipeline(BasePipeline):
     example_cls = CodedAnswer
     default_template = "plain"
     config_cls = BridgeConfig
+    from_training = ("template", "mode", "timeout_s")
     config: BridgeConfig
 
     def __init__(self, engine: Any, tokenizer: Any, config: Any = None) -> None:
