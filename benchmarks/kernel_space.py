@@ -75,10 +75,8 @@ class Remembered:
 
     def __init__(self, harness: Any, task: CudaExample, space: Mapping[str, tuple[int, ...]]) -> None:
         self.archs, self._device = harness.archs, harness._device
-        self.known: dict[str, CudaVerdict] = {}
-        for setting in settings(space):
-            text = turned(FIRST, setting)
-            self.known[text] = harness.verify(task, text)
+        texts = [turned(FIRST, setting) for setting in settings(space)]
+        self.known: dict[str, CudaVerdict] = dict(zip(texts, harness.verify_many((task, text) for text in texts)))
 
     def verify(self, task: CudaExample, text: str) -> CudaVerdict:
         return self.known[text]

@@ -11,7 +11,8 @@ import ctypes
 import glob
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -56,8 +57,9 @@ class Device:
         self.level, self.seconds = level, seconds
         self._worker: Worker | None = None
         self._lock = threading.RLock()
-        self.facts: dict[str, Any] = self._call("facts")
         self._limits: dict[str, Any] | None = None
+        self._prepared: tuple[Any, Full | str] = (None, "")
+        self.facts: dict[str, Any] = self._call("facts")
 
     @classmethod
     def find(cls, level: str = "strict", seconds: float = 300.0, required: bool = False) -> Self | None:
@@ -99,9 +101,16 @@ class Device:
                 self._limits = {**self.facts, **self._call("limits")}
             return self._limits
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the device, so that nobody prepares another reference in between."""
+        with self._lock:
+            yield
+
     def close(self) -> None:
         """End the process."""
         with self._lock:
+            self._prepared = (None, "")
             if self._worker is not None:
                 self._worker.close()
                 self._worker = None
@@ -122,12 +131,18 @@ class Device:
             for job, given in zip(jobs, reply["outputs"])
         )
         unwritten = tuple({name: 0 for name in job.signature.outputs} for job, _ in zip(jobs, outputs))
-        if reply["status"] != "ok":
+        if reply["lost"]:
             self.close()
         return Emulated(reply["status"], outputs, unwritten, reply["detail"])
 
     def prepare(self, example: CudaExample, seed: int, limit: int) -> Full | str:
-        """The reference at full size, or why it fails."""
+        """The reference at full size, or why it fails; what was prepared last is still there."""
+        key = (example.key, seed, limit)
+        if self._prepared[0] != key:
+            self._prepared = (key, self._prepare(example, seed, limit))
+        return self._prepared[1]
+
+    def _prepare(self, example: CudaExample, seed: int, limit: int) -> Full | str:
         try:
             reply = self._call("prepare", example.reference, example.sizes, seed, limit)
         except (TimeoutError, DeviceLost) as error:

@@ -47,7 +47,7 @@ class CudaEvaluator(BaseEvaluator):
         k: Sequence[int] = (1,),
         baseline: str = "eager",
         archs: Sequence[str] = ("sm_90",),
-        trials: int = 5,
+        trials: int = 6,
         nearby: bool = True,
         gpu: str = "auto",
         sandbox: str = "strict",

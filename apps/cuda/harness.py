@@ -62,7 +62,7 @@ class CudaHarness:
         self,
         *,
         archs: Sequence[str] = ("sm_90",),
-        trials: int = 5,
+        trials: int = 6,
         nearby: bool = True,
         gpu: Gpu = "auto",
         level: str = "strict",
@@ -195,7 +195,8 @@ class CudaHarness:
             if looked.status == "fault":
                 return replace(base, status="fault", detail=looked.detail, diagnostics=looked.diagnostics)
         if self._device is not None and self.timing.enabled:
-            return self._timed(base, example, code, plan, kernels, compiled)
+            with self._device.turn():
+                return self._timed(base, example, code, plan, kernels, compiled)
         if self.model and self._device is None:
             return replace(base, timing=modelled(done.counts, base.usage, jobs[0].resolved, self.archs))
         return base

@@ -40,7 +40,7 @@ class ModuleHarness:
         seconds: of one candidate. gpu: "auto" or "none". timing: of a GPU.
     """
 
-    def __init__(self, *, trials: int = 5, nearby: bool = True, level: str = "strict", workers: int | None = None,
+    def __init__(self, *, trials: int = 6, nearby: bool = True, level: str = "strict", workers: int | None = None,
                  torch_ops: bool = False, seconds: float = 120.0, gpu: str = "auto", small: int = SMALL_CASE,
                  timing: TimingOptions | None = None) -> None:  # fmt: skip
         self.level, self.workers, self.torch_ops, self.seconds = level, workers, torch_ops, seconds

@@ -74,7 +74,7 @@ class Oracle:
             shapes and ones that no block divides, where the reference allows. folder: where cases are kept.
     """
 
-    def __init__(self, level: str = "strict", trials: int = 5, seed: int = 0, limit: int = SMALL_CASE,
+    def __init__(self, level: str = "strict", trials: int = 6, seed: int = 0, limit: int = SMALL_CASE,
                  nearby: bool = True, folder: str | Path | None = None) -> None:  # fmt: skip
         self.level, self.trials, self.seed, self.limit, self.nearby = level, trials, seed, limit, nearby
         self.folder = Path(folder) if folder is not None else None

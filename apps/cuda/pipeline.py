@@ -43,7 +43,7 @@ class CudaConfig(PipelineConfig):
     template: str | None = "plain"
     max_new_tokens: int = 1024
     archs: tuple[str, ...] = ("sm_90",)
-    trials: int = 5
+    trials: int = 6
     gpu: Literal["auto", "none", "require"] = "auto"
     sandbox: Literal["strict", "medium", "weak"] = "strict"
     rounds: int = 10

@@ -30,20 +30,21 @@ def measure(setting: Setting) -> Measured:
         device = CudaHarness(archs=("sm_90",), gpu="require", level=level, timing=TimingOptions(enabled=False),
                              sanitize=False, limits=Limits(gpu_s=30))  # fmt: skip
     false_passes, refused, disagree, lucky, agreed = [], [], [], [], 0
-    for sound, rows in ((True, right), (False, wrong)):
-        for name, example, answer, race in rows:
-            here = emulator.verify(example, answer)
-            there = device.verify(example, answer) if device is not None else None
-            if here.passed and (not sound or (there is not None and not there.passed)):
-                false_passes.append(f"{name}: {there.meaning if there else 'wrong by construction'}")
-            if sound and not here.passed:
-                refused.append(f"{name}: {here.meaning}")
-            if there is not None:
-                agreed += here.passed == there.passed
-                if sound and not there.passed:
-                    disagree.append(f"{name}: {there.meaning}")
-                if not sound and there.passed:
-                    (lucky if race else disagree).append(f"{name}: the GPU passes it; the emulator: {here.meaning}")
+    rows = [(True, *row) for row in right] + [(False, *row) for row in wrong]
+    pairs = [(example, answer) for _, _, example, answer, _ in rows]
+    seen = list(emulator.verify_many(pairs))
+    measured = list(device.verify_many(pairs)) if device is not None else [None] * len(rows)
+    for (sound, name, _, _, race), here, there in zip(rows, seen, measured):
+        if here.passed and (not sound or (there is not None and not there.passed)):
+            false_passes.append(f"{name}: {there.meaning if there else 'wrong by construction'}")
+        if sound and not here.passed:
+            refused.append(f"{name}: {here.meaning}")
+        if there is not None:
+            agreed += here.passed == there.passed
+            if sound and not there.passed:
+                disagree.append(f"{name}: {there.meaning}")
+            if not sound and there.passed:
+                (lucky if race else disagree).append(f"{name}: the GPU passes it; the emulator: {here.meaning}")
     emulator.close()
     if device is not None:
         device.close()

@@ -16,9 +16,13 @@ import traceback
 import torch
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WAYS = ("as they are", "signed", "negative", "as they are", "ties", "signed")
+"""Values of each trial's inputs: drawn as the reference does, spread over [-1, 1), all negative, on a coarse grid."""
 SMALL = 8
 """Constants up to this are taken for kernel sizes, strides and numbers of dimensions, and are left alone."""
 
+LONG = 1531
+"""A length that no block divides and that no block covers."""
 TOO_LARGE = "size"
 """Where a reference fails that cannot be made as small as was asked."""
 
@@ -164,23 +168,21 @@ class Made:
             for index, part in enumerate(value):
                 self._number(f"{name}_{index}", part)
 
-    def vary(self, seed: int, signed: bool) -> None:
-        """Weights and inputs that are constant get noise; with `signed`, inputs in [0, 1) are spread over [-1, 1)."""
+    def vary(self, seed: int, how: str = "as they are") -> None:
+        """Weights and inputs that are constant get noise; inputs are changed as `how`, one of `WAYS`, says."""
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in [*self.model.state_dict().values(), *self.inputs.values()]:
                 if tensor.dtype in FLOATS and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
                     noise = torch.rand(tensor.shape, generator=draw).to(tensor)
                     tensor.add_(0.25 + 0.5 * noise)
-            if signed:
-                for tensor in self.inputs.values():
-                    if (
-                        tensor.dtype in FLOATS
-                        and tensor.numel()
-                        and 0 <= float(tensor.min())
-                        and float(tensor.max()) <= 1
-                    ):
-                        tensor.mul_(2).sub_(1)
+            for tensor in (t for t in self.inputs.values() if t.dtype in FLOATS and t.numel()):
+                if how == "signed" and 0 <= float(tensor.min()) and float(tensor.max()) <= 1:
+                    tensor.mul_(2).sub_(1)
+                elif how == "negative":
+                    tensor.abs_().neg_()
+                elif how == "ties":
+                    tensor.mul_(4).round_().div_(4)
 
     def outputs(self, precise: bool = True) -> list[torch.Tensor]:
         """What the reference gives, in float64 where `precise`; integers keep their type. Raises `ReferenceFailed`."""
@@ -252,28 +254,41 @@ def halved(source: str, known: dict[str, int], free: set[str], limit: int, least
 
 
 def neighbours(source: str, base: dict[str, int], count: int) -> list[dict[str, int]]:
-    """Up to `count` other sizes for which the reference runs: odd ones, one, and ones that no block divides."""
+    """Up to `count` other sizes for which the reference runs.
+
+    One is odd in every dimension, some are long in one dimension and short in the others, so that loops over rows or
+    columns turn more than once, and one has size 1 throughout.
+    """
     known = {**constants(source), **base}
     inner, outer = used_by(source, "get_inputs"), used_by(source, "get_init_inputs")
-    free = sorted(n for n in known if n.partition(".")[0] in inner - outer and known[n] > 3)
+    free = [n for n in known if n.partition(".")[0] in inner - outer and known[n] > 3]
     if not free:
-        free = sorted(n for n in known if n.partition(".")[0] in inner and known[n] > SMALL)
-    tries = (lambda v: v - 1, lambda v: v // 2 + 1, lambda v: 1, lambda v: v + 3, lambda v: max(1, v // 3))
+        free = [n for n in known if n.partition(".")[0] in inner and known[n] > SMALL]
+    tries = [{n: known[n] - 1 for n in free}]
+    for longest in dict.fromkeys([*free[-1:], *free[:1]]):
+        tries += [
+            {n: LONG if n == longest else short(known[n]) for n in free}
+            for short in (lambda v: 3, lambda v: v // 4 + 1)
+        ]
+    tries += [dict.fromkeys(free, 1), {n: known[n] // 2 + 1 for n in free}, {n: known[n] + 3 for n in free}]
     found: list[dict[str, int]] = []
-    for change in tries:
-        for names in (free, *([n] for n in free)):
-            sizes = {**base, **{n: change(known[n]) for n in names}}
-            if len(found) >= count:
-                return found
-            if sizes in found or not names:
+    stretched: set[str] = set()
+    for sizes in tries:
+        longest = next((n for n in free if sizes[n] == LONG), "")
+        if len(found) >= count or not free:
+            break
+        if sizes in found or longest in stretched:
+            continue
+        try:
+            made = Made(source, {**base, **sizes}, 0, device="meta")
+            if sum(t.numel() for t in made.inputs.values()) > 1 << 18:
                 continue
-            try:
-                outs = Made(source, sizes, 0).outputs(precise=False)
-                if all(t.numel() for t in outs):
-                    found.append(sizes)
-                    break
-            except ReferenceFailed:
-                continue
+            outs = Made(source, {**base, **sizes}, 0).outputs(precise=False)
+        except ReferenceFailed:
+            continue
+        if all(t.numel() for t in outs):
+            found.append({**base, **sizes})
+            stretched |= {longest} - {""}
     return found
 
 
@@ -297,20 +312,20 @@ def cases(source: str, sizes: dict, trials: int, seed: int, limit: int, nearby: 
         found = []
         for number in range(trials):
             here = others[number - 2] if 2 <= number < 2 + len(others) else base
-            found.append(one_case(source, here, seed + 7919 * number, number % 2 == 1))
+            found.append(one_case(source, here, seed + 7919 * number, WAYS[number % len(WAYS)]))
         return {"cases": found}
     except ReferenceFailed as error:
         return {"error": str(error), "where": error.where, "line": error.line}
 
 
-def one_case(source: str, sizes: dict, seed: int, signed: bool) -> dict:
-    """A case as plain data. Signed inputs are taken only where the reference stays finite on them."""
+def one_case(source: str, sizes: dict, seed: int, how: str) -> dict:
+    """A case as plain data. Inputs are changed only where the reference stays finite on them."""
     made = Made(source, sizes, seed)
-    made.vary(seed, signed)
+    made.vary(seed, how)
     own = made.outputs(precise=False)
-    if signed and not all(bool(torch.isfinite(t).all()) for t in own if t.dtype in FLOATS):
+    if how != WAYS[0] and not all(bool(torch.isfinite(t).all()) for t in own if t.dtype in FLOATS):
         made = Made(source, sizes, seed)
-        made.vary(seed, False)
+        made.vary(seed)
         own = made.outputs(precise=False)
     try:
         exact = made.outputs(precise=True)

@@ -29,8 +29,18 @@ def run_jobs(cubin: str, jobs: list) -> dict:
         try:
             found.append(_one_job(code, job))
         except (DeviceError, RuntimeError) as error:
-            return {"status": "fault", "outputs": found, "detail": f"job {number}: {error}"[:300]}
-    return {"status": "ok", "outputs": found, "detail": ""}
+            said = f"job {number}: {error}"[:300]
+            return {"status": "fault", "outputs": found, "detail": said, "lost": _lost()}
+    return {"status": "ok", "outputs": found, "detail": "", "lost": False}
+
+
+def _lost() -> bool:
+    """Whether the device's error is one that every later call would repeat."""
+    try:
+        torch.cuda.synchronize()
+        return False
+    except RuntimeError:
+        return True
 
 
 def _one_job(code: bytes, job: dict) -> list[str]:
@@ -77,7 +87,7 @@ def prepare(source: str, sizes: dict, seed: int, limit: int) -> dict:
         here = {n: v for n, v in here.items() if v != constants(source).get(n)}
         made = [Made(source, here, seed, device="cuda"), Made(source, here, seed + 1, device="cuda")]
         for one in made:
-            one.vary(seed, False)
+            one.vary(seed)
         made[1].model = made[0].model
         made[1].weights = made[0].weights
         own = made[0].outputs(precise=False)
