@@ -33,7 +33,10 @@ def check_parts(model: ModelConfig, places: Places, path: tuple, packing: bool =
 
 
 def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
-    """The number format is known and its library is here; weights in it are frozen, so something else has to train."""
+    """The number format is known and its library is here; weights in it are frozen, so something else has to train.
+
+    A preset that is made by training is the other way round: it leaves nothing to adapters.
+    """
     if model.quantization == "none":
         return
     where = places.of((*path, "quantization"))
@@ -52,6 +55,12 @@ def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
     learns = any(adapter.path is None for adapter in model.adapters) or any(
         edit.get("kind") in EDITS and EDITS.get(edit["kind"]).trains for edit in model.edits
     )
+    if spec and spec.trained and learns:
+        raise ConfigError(
+            f"preset '{spec.preset}' trains the weights themselves, and adapters or edits would freeze them",
+            where=where,
+            hint="train without them and compress the run; an adapter can then be trained on the packed model",
+        )
     if not (spec and spec.trained) and not learns:
         raise ConfigError(
             "quantized weights are frozen, and no adapter trains",

@@ -61,6 +61,9 @@ def quantize_blocks(
     left = dict(specs)
     for run in walk.blocks():
         here = {name: part for name, part in run.linears().items() if name in specs}
+        if not here:
+            # a block that trains stays dense
+            continue
         name_of = {id(part): name for name, part in here.items()}
         step = _BlockStep(run, here, specs, readers_of(run.ref, name_of), search_batches, learning, seed)
         step.last = len(walk.topology.blocks) - 1

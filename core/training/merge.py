@@ -45,7 +45,7 @@ def merge(
     Raises:
         MergeError: there is no adapter to merge, or the drift is above `max_drift`; nothing is written then.
     """
-    from core.inference.load import load_for_serving, trained_on
+    from core.inference.load import base_of, load_for_serving, trained_on
     from core.models.load import resolve_path
 
     if mode not in MODES:
@@ -60,8 +60,12 @@ def merge(
             hint="it can be used as it is; with a dtype it is written in that number format",
         )
     quantization = trained_on(str(folder)) if has_adapter else "none"
-    if mode == "requantize" and quantization == "none":
-        raise MergeError("the base is not quantized", where=str(folder), hint="merge it densely: --mode dense")
+    codes = has_adapter and _holds_codes(base_of(str(folder)))
+    if mode == "requantize" and quantization == "none" and not codes:
+        raise MergeError(
+            "the branches are dense, and graft quantizes what they give with graft compress" if branches
+            else "the base is not quantized", where=str(folder), hint="merge it densely: --mode dense",
+        )  # fmt: skip
     model, tokenizer, _ = load_for_serving(str(source), device="cpu", dtype="fp32")
     probe = probe_ids(len(tokenizer))
     # before the first forward pass, in which a CPU kernel may round what the format holds
@@ -131,10 +135,14 @@ def has_branches(folder: Path) -> bool:
 
 
 def _folded(model: Any) -> Any:
-    """The plain model with the mean of both branches in each block: near to the model that was trained, not equal."""
-    from core.control.expand import merge_back
+    """The plain model with the mean of both branches in each block: near to the model that was trained, not equal.
 
-    return merge_back(model).eval()
+    A quantized branch counts with the weights that its codes stand for.
+    """
+    from core.control.expand import merge_back
+    from core.quantization.hf import to_dense
+
+    return merge_back(to_dense(model)).eval()
 
 
 def _merged(model: Any, dense: Any, folder: str) -> Any:
@@ -149,11 +157,39 @@ def _stored(merged: Any, folder: Path, dtype: str, mode: str, quantization: str)
     import torch
 
     if mode == "requantize":
+        if quantization == "none":
+            return _rounded_again(merged, folder)
         from core.quantization.load import requantize
 
         return quantization, requantize(merged, quantization).eval()
     target = _stored_dtype(folder) if dtype == "auto" else getattr(torch, DTYPES[dtype])
     return str(target).removeprefix("torch."), merged if target == torch.float32 else copy.deepcopy(merged).to(target)
+
+
+def _holds_codes(base: str) -> bool:
+    """Whether the base of an adapter is a folder of our own codes, which depend on data."""
+    from core.models.load import resolve_path
+
+    place = Path(resolve_path(base)) / "config.json"
+    return place.is_file() and (read_json(place).get("quantization_config") or {}).get("quant_method") == "graft"
+
+
+def _rounded_again(merged: Any, folder: Path) -> tuple[str, Any]:
+    """The base of codes with the merged weights in them: each layer rounds with the choices that data made for it."""
+    from core.config.schema import ModelConfig
+    from core.inference.load import base_of
+    from core.quantization.linear import QuantizedLinear
+    from core.quantization.load import load_base
+
+    base = load_base(ModelConfig(path=base_of(str(folder)), dtype="fp32"), None, device="cpu")
+    dense = merged.state_dict()
+    for name, part in base.named_modules():
+        if isinstance(part, QuantizedLinear):
+            part.requantize(dense.pop(f"{name}.weight"))
+            if part.bias is not None:
+                part.bias.copy_(dense.pop(f"{name}.bias"))
+    base.load_state_dict(dense, strict=False)
+    return base.graft_quantization, base.eval()
 
 
 def _drift(before: Any, merged: Any, stored: Any) -> dict[str, float]:

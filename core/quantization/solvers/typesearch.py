@@ -1,7 +1,9 @@
 """BitMoD: each group takes the best of four codebooks (Chen et al. 2024).
 
-A codebook is a small float grid whose spare code adds resolution or range on one side. The choice is exact: all four
-are tried and the one with the least squared error is kept, with the scale that its largest level asks for.
+A codebook is a small float grid whose spare code adds resolution or range on one side. All four are tried, each with
+the scale that its largest level asks for, with the one that fits both of its ends to the group's, and with the latter
+shrunken step by step, which clips a few values and rounds the others more finely. The pair of codebook and scale with
+the least squared error is kept.
 """
 
 from __future__ import annotations
@@ -11,31 +13,35 @@ from typing import Any
 import torch
 
 from core.quantization import scales
-from core.quantization.grids import decode, encode, tables
+from core.quantization.grids import encode, tables
 from core.quantization.solvers.encoded import Encoded, decoded
 from core.quantization.solvers.rtn import grouped
 from core.quantization.spec import QuantSpec
 
+SHRUNKEN = (1.0, 0.9, 0.8, 0.7)
+
 
 def solve(weight: torch.Tensor, spec: QuantSpec, stats: Any = None) -> Encoded:
-    """Codes, scales and selectors of `weight` (N, K)."""
+    """Codes, scales and selectors of `weight` (N, K). `stats.clip` (N, G), where given, shrinks each group's range."""
     weight = weight.float()
     parts = grouped(weight, spec)
-    book = tables(spec, weight.device)
-    peak = parts.abs().amax(-1)
-    if stats is not None and stats.clip is not None:
-        peak = peak * stats.clip
+    share = 1.0 if stats is None or stats.clip is None else stats.clip
+    low, high = -parts.amin(-1).clamp_max(0) * share, parts.amax(-1).clamp_min(0) * share
+    peak, book = torch.maximum(low, high), tables(spec, weight.device)
     best = torch.full_like(peak, torch.inf)
-    chosen = torch.zeros_like(peak, dtype=torch.uint8)
+    chosen, scale = torch.zeros_like(peak, dtype=torch.uint8), torch.ones_like(peak)
     for number, levels in enumerate(book):
-        scale = torch.where(peak == 0, torch.ones_like(peak), peak / levels.abs().max())
-        trial = {"scale": scales.rounded(scale, spec), "selector": torch.full_like(chosen, number)}
-        error = (decode(encode(weight, trial, spec), trial, spec) - weight).square()
-        error = error.unflatten(1, (peak.shape[1], -1)).sum(-1)
-        better = error < best
-        best, chosen = torch.where(better, error, best), torch.where(better, number, chosen).to(torch.uint8)
-    top = book.abs().amax(1)[chosen.long()]
-    scale = torch.where(peak == 0, torch.ones_like(peak), peak / top)
+        edges = (levels[1:] + levels[:-1]) / 2
+        # the second scale is finer where the codebook's longer end lies on the group's longer side
+        ends = torch.maximum(high / levels[-1], low / -levels[0])
+        for trial in (peak / levels.abs().max(), *(ends * shrunken for shrunken in SHRUNKEN)):
+            trial = torch.where(peak == 0, torch.ones_like(peak), trial)
+            step = scales.rounded(trial, spec)[..., None]
+            rounded = levels[torch.searchsorted(edges, (parts / step).contiguous())] * step
+            error = (rounded - parts).square().sum(-1)
+            better = error < best
+            best, scale = torch.where(better, error, best), torch.where(better, trial, scale)
+            chosen = torch.where(better, number, chosen).to(torch.uint8)
     params = {**scales.store(scale, spec), "selector": chosen}
     return Encoded(
         encode(weight, decoded(params, spec), spec),
