@@ -99,3 +99,6 @@ def embedded(
         yield from (TextExample(s, lang="de" if i % 2 else "en") for i, s in enumerate(held_out_text()))
     else:
         raise DataError("unknown split of the embedded text", got=split, expected="train, dev")
+
+
+import apps.lm.triples  # noqa: E402, F401  (registers its reader)
