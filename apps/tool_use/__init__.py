@@ -49,14 +49,26 @@ BRIDGE = App(
     evaluator="apps.tool_use.methods.toolbridge:NumericEvaluator",
     smoke_tokens=24,
 )
+REWRITING = App(
+    "tool_use",
+    data="apps.tool_use.catalogue",
+    pipeline="apps.tool_use.methods.qta:RewritePipeline",
+    evaluator="apps.tool_use.retriever_score:RetrievalEvaluator",
+    smoke_tokens=16,
+)
 APP = App(
     "tool_use",
     data="apps.tool_use.data",
     pipeline="apps.tool_use.pipeline:FunctionCallPipeline",
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
-    methods=tuple(f"apps.tool_use.methods.{name}" for name in ("calls", "retriever", "toolllm", "toolbridge")),
+    methods=tuple(f"apps.tool_use.methods.{name}" for name in ("calls", "retriever", "toolllm", "toolbridge", "qta")),
     smoke_tokens=96,
-    rooms={"tool_use.retriever": RETRIEVAL, "tool_use.toolllm": TRAJECTORIES, "tool_use.toolbridge": BRIDGE},
+    rooms={
+        "tool_use.retriever": RETRIEVAL,
+        "tool_use.toolllm": TRAJECTORIES,
+        "tool_use.toolbridge": BRIDGE,
+        "tool_use.qta": REWRITING,
+    },
 )
 EDITS.register("bi_encoder")(Part("apps.tool_use.retriever_model:edit", "apps.tool_use.options:BiEncoderOptions"))
 EDITS.register("position_interpolation")(

@@ -188,13 +188,15 @@ def _names(row: Mapping[str, Any]) -> list[str]:
 
 @READERS.register("metatool")
 def metatool(
-    path: str | Path, *, split: str | None = None, on_bad: BadRows, fold: int | None = None, folds: int = 5
-) -> Iterator[ToolQuery]:
+    path: str | Path, *, split: str | None = None, on_bad: BadRows, fold: int | None = None, folds: int = 5,
+    halves: bool = False,
+) -> Iterator[ToolQuery]:  # fmt: skip
     """MetaTool (Huang et al. 2023): plugin_des.json, single_tool_train.csv, and multi_tool_query.json as split "multi".
 
     Args:
         fold: of `folds` parts of equal tool shares; split "test" is that part, others the rest. The file is sorted by
             tool; rows come shuffled with seed 0, so that the first ones are a fair sample.
+        halves: give only questions of the tools that belong to the half `split`; those of the other are unseen.
     """
     folder = _folder(path)
     described = _json(folder / "plugin_des.json")
@@ -213,7 +215,7 @@ def metatool(
     random.Random(0).shuffle(rows)
     parts = folded([tool for _, _, tool in rows], folds)
     for (number, query, tool), part in zip(rows, parts):
-        if fold is not None and (part == fold) != (split == "test"):
+        if (fold is not None and (part == fold) != (split == "test")) or (halves and half_of(tool) != split):
             continue
         try:
             yield ToolQuery(_question({"query": query}), tools.checked([tool], "Tool"), tools, str(number))
