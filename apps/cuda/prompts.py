@@ -1,7 +1,8 @@
 """Prompt templates as data, and the fields that an example fills them with.
 
 Fields: `{reference}` the PyTorch module, `{spec}` words or nothing, `{answer}` the plan and the kernels, and for the
-search `{best}` the best kernel so far, `{wrong}` one that fails, `{feedback}` what its check said, `{device}` facts.
+search `{best}` the best kernel so far, `{wrong}` one that fails, `{feedback}` what the check said of both, `{device}`
+facts, `{rules}` what an answer is.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ TEMPLATES: dict[str, Template] = {
         _template("plain", "// CUDA for:\n{reference}\n// {spec}\n//---\n"),
         _template("words", "// {spec}\n//---\n"),
         _template(
-            "instruct", "Write fast CUDA kernels for this PyTorch module.\n\n{reference}\n\n{spec}\n" + RULES + "\n\n"
+            "instruct", "Write fast CUDA kernels for this PyTorch module.\n\n{reference}\n\n{spec}\n{rules}\n\n"
         ),
         _template(
             "search",
-            "Write faster CUDA kernels for this PyTorch module.\n\n{reference}\n\n" + RULES
-            + "\n\nDevice: {device}\n\nThe best so far:\n{best}\n{feedback}\n\nOne that fails:\n{wrong}\n\n",
+            "Write faster CUDA kernels for this PyTorch module.\n\n{reference}\n\n{rules}\n\n"
+            "Device: {device}\n\nThe best so far:\n{best}\n{feedback}\n\nOne that fails:\n{wrong}\n\n",
         ),
     )
 }  # fmt: skip
@@ -56,5 +57,5 @@ def fields(
         "reference": example.reference.strip(),
         "spec": " ".join(example.spec.split()),
         "answer": (example.solution or "").strip() + "\n" if example.solution else "",
-        "best": best.strip(), "feedback": feedback, "wrong": wrong.strip(), "device": device,
+        "best": best.strip(), "feedback": feedback, "wrong": wrong.strip(), "device": device, "rules": RULES,
     }  # fmt: skip

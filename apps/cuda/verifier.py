@@ -6,7 +6,7 @@ import math
 
 from apps.cuda.example import CudaExample
 from apps.cuda.harness import CudaHarness
-from apps.cuda.verdict import STAGES, CudaVerdict
+from apps.cuda.verdict import MEANING, STAGES, CudaVerdict
 from core.inference.refine import Verdict
 
 
@@ -47,7 +47,9 @@ def score_in_stage(verdict: CudaVerdict) -> float:
 
 def feedback(verdict: CudaVerdict, most: int = 5) -> str:
     """What to tell a model: the first diagnostics with their source lines, the worst element, or time and resources."""
-    lines = [f"Verdict: {verdict.meaning}." if not verdict.passed else "It is right."]
+    first = verdict.diagnostics[0] if verdict.diagnostics else None
+    said = MEANING[verdict.status] if first is not None else verdict.meaning
+    lines = ["It is right." if verdict.passed else f"Verdict: {said}."]
     source = verdict.code.splitlines()
     for mark in verdict.diagnostics[:most]:
         excerpt = source[mark.line - 1].strip()[:120] if 0 < mark.line <= len(source) else ""
