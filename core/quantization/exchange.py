@@ -183,12 +183,16 @@ def _from_int8(part: Any) -> QuantizedLinear:
     return QuantizedLinear.from_encoded(encoded, parse("llm_int8"), part.bias)
 
 
-def export_compressed_tensors(model: Any, folder: str | Path) -> None:
+def export_compressed_tensors(model: Any, folder: str | Path, *, zero_points: bool = False) -> None:
     """Write `model` in the packed integer format of compressed-tensors, which vLLM and transformers read.
+
+    Args:
+        zero_points: write asymmetric weights too, their zero points packed as the format says. vLLM reads them;
+            compressed-tensors up to 0.20 makes room for unpacked ones when transformers opens a folder, and stops.
 
     Raises:
         UnsupportedError: a layer that the format cannot express: codebooks, values beside the matrix, an input scale or
-            order of its own, rounded activations.
+            order of its own, rounded activations; or asymmetric weights that were not asked for.
     """
     layers = {name: part for name, part in model.named_modules() if isinstance(part, QuantizedLinear)}
     if not layers:
@@ -196,6 +200,11 @@ def export_compressed_tensors(model: Any, folder: str | Path) -> None:
     for name, part in layers.items():
         if reason := _inexpressible(part):
             raise UnsupportedError(f"{reason} cannot be written as compressed-tensors", where=name)
+        if part.quant.has_zero and not zero_points:
+            raise UnsupportedError(
+                "transformers cannot open asymmetric weights of this format", where=name,
+                hint="quantize with 'sym', or write zero_points=True for vLLM",
+            )  # fmt: skip
     groups: dict[str, dict[str, Any]] = {}
     state = dict(model.state_dict())
     for name, part in layers.items():

@@ -19,6 +19,7 @@ from core.models.load import DTYPES, load_model, resolve_path
 from core.quantization.bitsandbytes import keep_codes
 
 CALIBRATION_LENGTH, CALIBRATION_ROWS = 512, 128
+FOREIGN = ("awq", "gptq")
 
 
 def load_base(
@@ -34,13 +35,13 @@ def load_base(
     """The base of `config` on `device`, edited by `edit`, then quantized as `config.quantization` says.
 
     Args:
-        texts: for presets that calibrate. A folder of codes that graft wrote is opened as it is.
+        texts: for presets that calibrate. A folder of codes that graft, AWQ or GPTQ wrote is opened as it is.
 
     Raises:
         ConfigError: an unknown format. BackendUnavailable: its library is not installed. Otherwise as `load_model`.
     """
-    spec = config.quantization
-    if _holds_codes(config):
+    spec, method = config.quantization, _method_of(config.path)
+    if method in ("graft", *FOREIGN):
         import core.quantization.hf  # noqa: F401
 
         if spec != "none":
@@ -48,8 +49,10 @@ def load_base(
                 f"the base holds codes already, and '{spec}' would quantize them again",
                 where="model.quantization", hint="set model.quantization: none, or start from the dense base",
             )  # fmt: skip
-    if spec == "none":
-        model = load_model(config, tokenizer, device=device, dtype=dtype, seed=seed)
+    if spec == "none" or method in FOREIGN:
+        model = _opened(config, method, device, dtype) or load_model(
+            config, tokenizer, device=device, dtype=dtype, seed=seed
+        )
         return model if edit is None else edit(model)
     quantizer = QUANTIZERS.get(spec.partition(":")[0])
     if quantizer.loading and config.path and edit is None:
@@ -111,12 +114,33 @@ def carries_base(spec: str) -> bool:
     return parsed is not None and parsed.needs_calibration
 
 
-def _holds_codes(config: ModelConfig) -> bool:
-    """Whether `config.path` is a folder whose config says that graft quantized it."""
-    if not config.path:
-        return False
-    place = Path(resolve_path(config.path)) / "config.json"
-    return place.is_file() and (read_json(place).get("quantization_config") or {}).get("quant_method") == "graft"
+def holds_codes(path: str) -> bool:
+    """Whether the folder or hub id `path` holds codes that are opened into our layers."""
+    return _method_of(path) in ("graft", *FOREIGN)
+
+
+def _method_of(path: str | None) -> str | None:
+    """Whose codes a folder holds, as its config says; None for dense weights."""
+    place = Path(resolve_path(path)) / "config.json" if path else Path("config.json")
+    if not path or not place.is_file():
+        return None
+    return (read_json(place).get("quantization_config") or {}).get("quant_method")
+
+
+def _opened(config: ModelConfig, method: str | None, device: str, dtype: str | None) -> Any:
+    """The model of a folder that AWQ or GPTQ wrote, in our layers; None for any other folder."""
+    if method not in FOREIGN:
+        return None
+    import torch
+
+    from core.quantization.exchange import load_foreign
+
+    name = {"auto": None}.get(dtype or config.dtype, dtype or config.dtype)
+    kind = compute_dtype(device) if name is None else getattr(torch, DTYPES[name])
+    assert config.path is not None
+    model = load_foreign(resolve_path(config.path), kind).to(device)
+    model.name_or_path = model.config._name_or_path = config.path
+    return model
 
 
 def compute_dtype(device: str) -> Any:

@@ -47,6 +47,7 @@ def merge(
     """
     from core.inference.load import base_of, load_for_serving, trained_on
     from core.models.load import resolve_path
+    from core.quantization.load import holds_codes
 
     if mode not in MODES:
         raise ConfigError(f"unknown mode '{mode}'", where="--mode", hint=f"known: {', '.join(MODES)}")
@@ -60,7 +61,7 @@ def merge(
             hint="it can be used as it is; with a dtype it is written in that number format",
         )
     quantization = trained_on(str(folder)) if has_adapter else "none"
-    codes = has_adapter and _holds_codes(base_of(str(folder)))
+    codes = has_adapter and holds_codes(base_of(str(folder)))
     if mode == "requantize" and quantization == "none" and not codes:
         raise MergeError(
             "the branches are dense, and graft quantizes what they give with graft compress" if branches
@@ -164,14 +165,6 @@ def _stored(merged: Any, folder: Path, dtype: str, mode: str, quantization: str)
         return quantization, requantize(merged, quantization).eval()
     target = _stored_dtype(folder) if dtype == "auto" else getattr(torch, DTYPES[dtype])
     return str(target).removeprefix("torch."), merged if target == torch.float32 else copy.deepcopy(merged).to(target)
-
-
-def _holds_codes(base: str) -> bool:
-    """Whether the base of an adapter is a folder of our own codes, which depend on data."""
-    from core.models.load import resolve_path
-
-    place = Path(resolve_path(base)) / "config.json"
-    return place.is_file() and (read_json(place).get("quantization_config") or {}).get("quant_method") == "graft"
 
 
 def _rounded_again(merged: Any, folder: Path) -> tuple[str, Any]:

@@ -101,6 +101,40 @@ def test_a_whole_awq_folder_opens_and_travels_on_as_ours(tmp_path):
         exchange.load_foreign(tmp_path)
 
 
+def test_a_gptq_folder_is_a_base_like_any_other(tmp_path):
+    """Opened by its path, trained with LoRA, saved with its base, opened again, merged into its codes."""
+    from core.config.schema import AdapterConfig, ModelConfig
+    from core.errors import UnsupportedError as Refused
+    from core.quantization.load import load_base
+    from core.training.build import add_adapters
+
+    reference, config = tiny(), tiny().config.to_dict()
+    quantize_model(reference, "rtn:4:g32")
+    state = dict(tiny().state_dict())
+    del state["lm_head.weight"]
+    for name, part in reference.named_modules():
+        if isinstance(part, QuantizedLinear):
+            del state[f"{name}.weight"]
+            state[f"{name}.qweight"] = gptq_words(part.codes().t().int(), 4)
+            # stored less one, packed along the outputs; a range that holds zero has none below one here
+            assert int(part.zero.min()) >= 1
+            state[f"{name}.qzeros"] = gptq_words(part.zero.int() - 1, 4).t()
+            state[f"{name}.scales"] = part.scale.t()
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ids = torch.arange(2, 20).unsqueeze(0)
+    base = load_base(ModelConfig(path=str(tmp_path)), None)
+    assert sum(isinstance(part, QuantizedLinear) for part in base.modules()) == 7
+    with torch.no_grad():
+        assert torch.allclose(base(ids).logits, reference(ids).logits, atol=1e-4)
+    model = add_adapters(base, [AdapterConfig(r=2)])
+    model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    with pytest.raises(Refused, match="holds codes already"):
+        load_base(ModelConfig(path=str(tmp_path), quantization="rtn"), None)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("spec", ["nf4", "int8"])
 def test_bitsandbytes_layers_become_ours(spec):
@@ -117,7 +151,9 @@ def test_bitsandbytes_layers_become_ours(spec):
 
 
 def test_what_cannot_be_expressed_is_refused(tmp_path):
-    for spec, reason in (("nf4", "nf4"), ("llm_int8", "activations"), ("bitmod:3", "bitmod")):
+    for spec, reason in (
+        ("nf4", "nf4"), ("llm_int8", "activations"), ("bitmod:3", "bitmod"), ("rtn:4:g32", "asymmetric"),
+    ):  # fmt: skip
         model = tiny()
         quantize_model(model, spec)
         with pytest.raises(UnsupportedError, match=reason):
@@ -135,6 +171,27 @@ def test_written_codes_are_read_by_compressed_tensors(tmp_path, spec):
     opened = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     with torch.no_grad():
         assert (opened(ids).logits - model(ids).logits).abs().max() < 1e-3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not here")
+@pytest.mark.parametrize("spec", ["rtn:4:g32", "rtn:3:g32", "rtn:8:row"])
+def test_asymmetric_weights_are_the_formats_own(tmp_path, spec):
+    """What is written for vLLM decodes to our matrices by the format's own decompressor."""
+    from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from safetensors.torch import load_file
+
+    model = tiny()
+    quantize_model(model, spec)
+    exchange.export_compressed_tensors(model, tmp_path, zero_points=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, part in model.named_modules():
+        if isinstance(part, QuantizedLinear):
+            own = {key.removeprefix(f"{name}."): value for key, value in stored.items() if key.startswith(f"{name}.")}
+            weights = QuantizationArgs(**exchange._arguments(part.quant))
+            scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+            dense = PackedQuantizationCompressor.decompress(own, scheme)["weight"]
+            assert torch.allclose(dense.float(), part.dense_weight(), atol=2e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("compressed_tensors") is None, reason="compressed-tensors is not here")
