@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -162,7 +163,8 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
             callbacks=callbacks,
         )
         options: dict[str, Any] = {"scale": 1 / temperature, "gather_across_devices": processes > 1}
-        cached = batch // processes > micro
+        # A table of word vectors keeps no activations worth dropping, and its rows cannot be cut apart.
+        cached = batch // processes > micro and isinstance(model[0], Transformer)
         if cached:
             options["mini_batch_size"] = micro
         kind = CachedMultipleNegativesRankingLoss if cached else MultipleNegativesRankingLoss
