@@ -107,6 +107,7 @@ class StageRunner:
             trainer.train(resume_from_checkpoint=None if point is None else str(point))
         finally:
             stopper.restore()
+            trackers.close(stage.recipe.trackers)
             trainer.writer.wait()
         self.asked_to_stop = stopper.asked
         return trainer.accelerator.unwrap_model(trainer.model)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 
 import pytest
 
 from core.config.load import recipe_from
+from core.config.registry import TRACKERS
 from core.config.run_folder import RunFolder
 from core.errors import BackendUnavailable, ConfigError
+from core.training import trackers
 from core.training.run import train
 
 SOURCE = {"reader": "embedded", "with": {"src": "de", "tgt": "en"}}
@@ -41,12 +44,50 @@ def test_an_unknown_or_missing_tracker_is_refused_at_once(monkeypatch):
         recipe("x", ["tensorboard"])
 
 
-def test_task_metrics_reach_the_trackers(tmp_path, monkeypatch):
-    if not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
-        pytest.skip("no TensorBoard here (graft[trackers])")
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    run = RunFolder.create(recipe(tmp_path / "run", ["tensorboard"]))
+def tensorboard(folder):
+    content = b"".join(path.read_bytes() for path in (folder / "tensorboard" / "parallel").glob("events.*"))
+    return b"eval/bleu" in content, b"train/loss" in content
+
+
+def wandb(folder):
+    content = b"".join(path.read_bytes() for path in (folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    return b"eval/bleu" in content, b"train/loss" in content
+
+
+def mlflow(folder):
+    with sqlite3.connect(folder / "mlflow.db") as stored:
+        named = {name for (name,) in stored.execute("select distinct key from metrics")}
+        assert stored.execute("select name from runs").fetchall() == [("run-parallel",)]
+    return "eval_bleu" in named, "loss" in named
+
+
+def trackio(folder):
+    rows = []
+    for file in (folder / "trackio").glob("*.db"):
+        with sqlite3.connect(file) as stored:
+            rows += [bytes(row) for (row,) in stored.execute("select metrics from metrics")]
+    return any(b"eval/bleu" in row for row in rows), any(b"train/loss" in row for row in rows)
+
+
+READ = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow, "trackio": trackio}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_task_metrics_reach_the_tracker_without_an_account(tmp_path, monkeypatch, name):
+    if not any(importlib.util.find_spec(package) for package in TRACKERS[name]):
+        pytest.skip(f"no {name} here")
+    settings = ("TENSORBOARD_LOGGING_DIR", "WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_API_KEY", "TRACKIO_DIR")
+    for variable in (*settings, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run = RunFolder.create(recipe(tmp_path / "run", [name]))
     train(run.recipe(), run)
-    written = list((run.path / "trackers" / "tensorboard" / "parallel").glob("events.*"))
-    content = b"".join(path.read_bytes() for path in written)
-    assert b"eval/bleu" in content and b"train/loss" in content
+    assert READ[name](run.path / "trackers") == (True, True)
+
+
+def test_an_account_is_left_to_decide(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    for key, mode in (("", "offline"), ("secret", None)):
+        monkeypatch.setattr("os.environ", {"NETRC": str(tmp_path / "none"), "WANDB_API_KEY": key})
+        trackers.set_up(["wandb"], run, "a")
+        assert trackers.os.environ.get("WANDB_MODE") == mode
