@@ -17,16 +17,18 @@ from typing import Any
 
 import gradio as gr
 
-from apps.tool_use import FunctionCallPipeline, ToolExample, ToolUseEvaluator, ToolUsePipeline, Trace, picture, recorded
+from apps.tool_use import ToolExample, ToolUseEvaluator, load_data, picture, recorded
 from apps.tool_use.executors import Sandboxed, Simulated
 from apps.tool_use.executors.observation import Executor
-from apps.tool_use.methods.latm import Example, ToolMaker, ToolUser
-from apps.tool_use.pipeline import ToolUseConfig
+from apps.tool_use.methods.latm import Example, ToolMaker, ToolUser, parse_examples
+from apps.tool_use.pipeline import FunctionCallPipeline, ToolUseConfig, ToolUsePipeline
 from apps.tool_use.samples import TOOLS
-from apps.tool_use.spec import ToolSpec, as_spec, from_chat, from_openapi
+from apps.tool_use.spec import ToolSpec, as_spec, tools_of
 from apps.tool_use.tasks import tasks
 from apps.tool_use.tool_store import MadeTool
-from apps.tool_use.trace import ToolEvent
+from apps.tool_use.trace import ToolEvent, Trace
+from core.data.rows import BadRows
+from core.data.rows import jsonl as json_lines
 from core.errors import AppInputError, DataError, GraftError
 from core.execution import Sandbox
 from demos import look
@@ -71,7 +73,7 @@ class Page:
                 executor, engine, tokenizer = recorded.executor(), recorded.engine(run), None
                 config = ToolUseConfig(strategy=run.strategy, most=None)  # type: ignore[arg-type]
             else:
-                specs = best(read_tools(tools), question, int(offered))
+                specs = best(tools_of(tools), question, int(offered))
                 executor, engine, tokenizer = self._executor(specs, source), self._engine(), self.pipeline.tokenizer
                 config = ToolUseConfig(
                     template=self.pipeline.config.template, form=self.pipeline.config.form, strategy=strategy,  # type: ignore[arg-type]
@@ -114,7 +116,8 @@ class Page:
             )
             file = Path(tempfile.mkdtemp(prefix="graft-trace-")) / "trace.json"
             Trace.from_dict(json.loads(json.dumps(meta["trace"]))).save(file)
-            yield "", picture.cards(seen), drawn + picture.legend(), tiles + sent(meta["exchanges"]), str(file)
+            happened = tiles + picture.prompts(meta["exchanges"])
+            yield "", picture.cards(seen), drawn + picture.legend(), happened, str(file)
 
     def _engine(self) -> Any:
         """The loaded model with a kept prefix; whatever else plays the model as it is."""
@@ -193,7 +196,7 @@ class Page:
                 except StopIteration as done:
                     self.made = done.value
                     break
-                shown += picture.attempt(attempt.stage, attempt.number, attempt.text, tested(attempt, checks))
+                shown += picture.attempt(attempt, [check.question for check in checks])
                 yield "", shown
             passed = {"tests passed": f"{len(checks)} of {len(checks)}", "hash": self.made.hash[:8]}
             yield "", shown + look.facts(passed)
@@ -243,21 +246,17 @@ class Page:
         tiles = {"rows": str(len(examples)), "seconds": f"{time.perf_counter() - start:.1f}"}
         return "", look.facts(tiles), metrics, plot, errors, look.archive(report)
 
-    def _rows(self, path: Path) -> tuple[list[ToolExample], list[str]]:
-        examples, predictions = [], []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                predictions.append(str(row.pop("prediction")))
-                row["tools"] = [from_chat(tool, f"tools[{n}]") for n, tool in enumerate(row.get("tools", []))]
-                if "expected" in row:
-                    row["expected"] = tuple(row["expected"])
-                examples.append(self.pipeline.to_example(row))
-            except (json.JSONDecodeError, KeyError, TypeError, AttributeError, GraftError) as error:
-                raise DataError(f"not a row with a prediction: {error}", file=path.name, line=number) from error
+    @staticmethod
+    def _rows(path: Path) -> tuple[list[ToolExample], list[str]]:
+        examples = load_data(path, "jsonl", limit=ROWS_SCORED + 1)
         if len(examples) > ROWS_SCORED:
             hint = "graft eval tool_use --data … --predictions …"
-            raise AppInputError(f"{len(examples)} rows; this page scores at most {ROWS_SCORED}", hint=hint)
+            raise AppInputError(f"this page scores at most {ROWS_SCORED} rows", hint=hint)
+        predictions = []
+        for number, row in json_lines(path, BadRows("raise")):
+            if not isinstance(row.get("prediction"), str):
+                raise DataError("the row has no prediction", file=path.name, line=number, field="prediction")
+            predictions.append(row["prediction"])
         return examples, predictions
 
 
@@ -268,54 +267,6 @@ def best(tools: list[ToolSpec], question: str, count: int) -> list[ToolSpec]:
     found = {hit.tool.name for hit in ToolRetriever(tools)(question, k=count)} if len(tools) > count else set()
     chosen = [tool for tool in tools if tool.name in found] if found else tools
     return chosen[:count]
-
-
-def read_tools(text: str) -> list[ToolSpec]:
-    """Tools from JSON: a list of tools, or an OpenAPI 3 document. Raises `AppInputError` for anything else."""
-    try:
-        given = json.loads(text or "")
-    except json.JSONDecodeError as error:
-        raise AppInputError(f"the tools are not JSON: {error.msg} in line {error.lineno}") from error
-    if isinstance(given, dict) and "paths" in given:
-        return from_openapi(given)
-    entries = given if isinstance(given, list) else [given]
-    if not entries:
-        raise AppInputError("no tools were given")
-    return [from_chat(entry, f"tools[{number}]") for number, entry in enumerate(entries)]
-
-
-def parse_examples(text: str) -> list[Example]:
-    """Lines "question => answer". Raises `AppInputError` naming a line that is not one."""
-    found = []
-    for number, line in enumerate((text or "").splitlines(), 1):
-        if line.strip():
-            question, sign, answer = (part.strip() for part in line.rpartition("=>"))
-            if not (question and sign and answer):
-                raise AppInputError(f"line {number} is not 'question => answer'", where=line)
-            found.append(Example(question, answer))
-    return found
-
-
-def tested(attempt: Any, checks: list[Example]) -> list[tuple[str, str]]:
-    """Each test of an attempt with what went wrong in it, or ""."""
-    if attempt.stage == "make":
-        return [("the function runs", error) for error in attempt.errors or ("",)]
-    if attempt.errors and not attempt.errors[0].startswith("question "):
-        return [("a call for each question", error) for error in attempt.errors]
-    wrong = {int(e.split(":")[0].removeprefix("question ")): e.partition(": ")[2] for e in attempt.errors}
-    return [(check.question, wrong.get(number, "")) for number, check in enumerate(checks, 1)]
-
-
-def sent(exchanges: list[tuple[str, str]]) -> str:
-    """The prompts as they were sent, the answers marked; all but the last folded away."""
-    parts = []
-    for number, (prompt, text) in enumerate(exchanges, 1):
-        opened = " open" if number == len(exchanges) else ""
-        shown = f"{html.escape(prompt)} <mark>{html.escape(text)}</mark>"
-        parts.append(
-            f'<details{opened}><summary>model call {number}</summary><pre class="graft-prompt">{shown}</pre></details>'
-        )
-    return "".join(parts)
 
 
 def describe(pipeline: FunctionCallPipeline) -> list[str]:
@@ -376,16 +327,19 @@ def _run_tab(page: Page) -> None:
     outputs = [banner, trace, tree, happened, file]
 
     def shown(*values: Any) -> Iterator[list[Any]]:
-        for *parts, path in page.run(*values):
-            yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
+        yield from _with_download(page.run(*values))
 
     def replayed(given: str | None) -> Iterator[list[Any]]:
-        for *parts, path in page.replay(given):
-            yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
+        yield from _with_download(page.replay(given))
 
     inputs = [question, speaker, strategy, tools, source, budget, offered]
     go.click(shown, inputs, outputs, show_progress="hidden", api_name="run")
     again.click(replayed, upload, outputs, show_progress="hidden", api_name="replay")
+
+
+def _with_download(shown: Iterator[Shown]) -> Iterator[list[Any]]:
+    for *parts, path in shown:
+        yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
 
 
 def _find_tab(page: Page) -> None:

@@ -191,6 +191,30 @@ def _called(given: Mapping[str, Any], known: Mapping[str, ToolSpec], at: str) ->
     return Call(name, arguments)
 
 
+@READERS.register("jsonl")
+def rows(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
+    """The simple form, {"query", "tools", "calls" or "expected", "category"?, "context"?, "id"?} a line."""
+    file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
+    for number, row in jsonl(file, on_bad):
+        try:
+            if not isinstance(row.get("query"), str) or not row["query"].strip():
+                raise DataError("a row has a question", field="query", got=row.get("query"))
+            tools = tuple(from_chat(tool, f"tools[{n}]") for n, tool in enumerate(row.get("tools") or []))
+            if not tools:
+                raise DataError("a row has tools", field="tools", got=row.get("tools"))
+            check_tools(tools)
+            known = {tool.name: tool for tool in tools}
+            calls = row.get("calls")
+            right = None if calls is None else tuple(_called(c, known, f"calls[{n}]") for n, c in enumerate(calls))
+            rest: dict[str, Any] = {name: row[name] for name in ("category", "id") if name in row}
+            rest["expected"] = tuple(row["expected"]) if "expected" in row else None
+            rest["context"] = tuple((role, text) for role, text in row.get("context", ()))
+            yield ToolExample(row["query"], tools, right, **rest)
+        except (DataError, AttributeError, TypeError, ValueError) as error:
+            what = error.what if isinstance(error, DataError) else f"not a row: {error}"
+            on_bad.handle(DataError(what, file=file, line=number, field=getattr(error, "field", None)))
+
+
 @READERS.register("sharegpt")
 def sharegpt(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ToolExample]:
     """Conversations of human, gpt, function_call and observation with `tools` as JSON text (Glaive), as a JSON list."""

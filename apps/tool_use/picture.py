@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 
 from apps.tool_use.executors.observation import WORDS
+from apps.tool_use.methods.latm import Attempt
 from apps.tool_use.trace import Node, ToolEvent
 
 GOOD, BAD, THOUGHT, GIVEN_UP, ANSWERED, CALL = "#2f7d4f", "#b3261e", "#64748b", "#b7791f", "#0d9488", "#3b6ea8"
@@ -139,6 +140,18 @@ def bars(values: dict[str, tuple[float, int]]) -> str:
     return f'<div role="img" aria-label="accuracy by category">{rows}</div>'
 
 
+def prompts(exchanges: Sequence[tuple[str, str]]) -> str:
+    """The prompts as they were sent, the answers marked; all but the last folded away."""
+    parts = []
+    for number, (prompt, text) in enumerate(exchanges, 1):
+        opened = " open" if number == len(exchanges) else ""
+        shown = f"{html.escape(prompt)} <mark>{html.escape(text)}</mark>"
+        parts.append(
+            f'<details{opened}><summary>model call {number}</summary><pre class="graft-prompt">{shown}</pre></details>'
+        )
+    return "".join(parts)
+
+
 def legend() -> str:
     """What the colours mean."""
     words: tuple[tuple[str, str], ...] = (
@@ -150,14 +163,24 @@ def legend() -> str:
     return f'<div class="graft-label">{dots}<span>bold: the winning path · dashed: turned back here</span></div>'
 
 
-def attempt(stage: str, number: int, text: str, results: Sequence[tuple[str, str]]) -> str:
-    """A try of a tool maker: its text and its tests, green or red. `results`: (question, error or "")."""
+def attempt(made: Attempt, questions: Sequence[str]) -> str:
+    """A try of a tool maker: its text, and what was tested, green or red."""
     lines = "".join(
         f'<div style="color:{BAD if error else GOOD};font-size:13px">{"✗" if error else "✓"} {html.escape(question)}'
         f"{' — ' + html.escape(error) if error else ''}</div>"
-        for question, error in results
+        for question, error in tested(made, questions)
     )
     return (
-        f"<details open><summary>{html.escape(stage)}, try {number}</summary>{lines}"
-        f'<pre class="graft-prompt">{html.escape(text)}</pre></details>'
+        f"<details open><summary>{made.stage}, try {made.number}</summary>{lines}"
+        f'<pre class="graft-prompt">{html.escape(made.text)}</pre></details>'
     )
+
+
+def tested(made: Attempt, questions: Sequence[str]) -> list[tuple[str, str]]:
+    """What a try was tested on, each with what went wrong or ""."""
+    if made.stage == "make":
+        return [("the function runs", error) for error in made.errors or ("",)]
+    if made.errors and not made.errors[0].startswith("question "):
+        return [("a call for each question", error) for error in made.errors]
+    wrong = {int(e.split(":")[0].removeprefix("question ")): e.partition(": ")[2] for e in made.errors}
+    return [(question, wrong.get(number, "")) for number, question in enumerate(questions, 1)]

@@ -8,6 +8,7 @@ any), and ToolBench's API lists (Qin et al. 2023). Nothing here calls a tool.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import types
 import typing
@@ -270,6 +271,21 @@ def as_spec(tool: Any) -> ToolSpec:
     if callable(tool):
         return from_function(tool)
     return from_chat(tool)
+
+
+def tools_of(text: str) -> list[ToolSpec]:
+    """Tools from JSON: a list of chat-completions entries, or an OpenAPI 3 document. Raises `DataError`."""
+    try:
+        given = json.loads(text or "")
+    except json.JSONDecodeError as error:
+        raise DataError(f"the tools are not JSON: {error.msg}", line=error.lineno) from error
+    if isinstance(given, Mapping) and "paths" in given:
+        return from_openapi(given)
+    tools = [from_chat(entry, f"tools[{n}]") for n, entry in enumerate(given if isinstance(given, list) else [given])]
+    if not tools:
+        raise DataError("no tools were given", field="tools")
+    check_tools(tools)
+    return tools
 
 
 def check_tools(tools: Sequence[ToolSpec]) -> None:

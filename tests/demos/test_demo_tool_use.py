@@ -86,8 +86,15 @@ def test_an_upload_is_scored_by_category_and_error(page, tmp_path):
     banner, _, metrics, plot, errors, archive = page.evaluate(str(file))
     assert banner == "" and "100.0 % of 1" in plot and "0.0 % of 1" in plot and archive
     assert errors == [["parallel_function_checker_no_order:wrong_count", 1]] and metrics[0][0] == "ast_accuracy"
-    file.write_text("{}\n")
-    assert "rows.jsonl:1" in page.evaluate(str(file))[0] and "nothing to score" in page.evaluate(None)[0]
+    for wrong, part in (
+        ({}, "a row has a question"),
+        (row, "no prediction"),
+        ({**row, "tools": []}, "a row has tools"),
+    ):
+        file.write_text(json.dumps(wrong) + "\n")
+        problem = page.evaluate(str(file))[0]
+        assert part in problem and "rows.jsonl:1" in problem
+    assert "nothing to score" in page.evaluate(None)[0]
 
 
 @pytest.mark.browser

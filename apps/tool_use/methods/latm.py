@@ -241,6 +241,18 @@ def latm(session: Session, store: ToolStore) -> Generator[ToolEvent, None, Outco
     return Outcome("answer" if node.terminal else "gave_up", node)
 
 
+def parse_examples(text: str) -> list[Example]:
+    """Lines "question => answer". Raises `AppInputError` naming a line that is not one."""
+    found = []
+    for number, line in enumerate((text or "").splitlines(), 1):
+        if line.strip():
+            question, sign, answer = (part.strip() for part in line.rpartition("=>"))
+            if not (question and sign and answer):
+                raise AppInputError(f"line {number} is not 'question => answer'", where=line)
+            found.append(Example(question, answer))
+    return found
+
+
 def blocks(text: str) -> list[str]:
     """The code of every ```python block."""
     return [found.strip() + "\n" for found in re.findall(r"```(?:python)?[ \t]*\n(.*?)```", text, re.S)]
