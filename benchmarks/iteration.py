@@ -76,7 +76,10 @@ def _in_a_process(job: dict[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"the arm {job['name']} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
+    scores = {name: result[name]["pass@1"] for name in job["score"]}
+    print(f"{job['name']}: pass@1 {scores}, {result['seconds']} s", file=sys.stderr, flush=True)
+    return result
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def measure(setting: Setting) -> Measured:
     """Relative rise of pass@1 by iterating, mean over seeds."""
     import torch
 
+    from apps.rtl import syntax
     from core.execution import Sandbox
     from core.execution.tools import has
 
@@ -91,6 +92,7 @@ def measure(setting: Setting) -> Measured:
         "chosen": best,
         "search on development tasks, pass@1, %": {f"{n}: {c}": v for (n, c), v in found.items()},
         "isolation": f"{held.level} by {held.name}",
+        "ports compared": syntax.available(),
         "prompts a seed": prompts,
         "tasks scored": scored,
         "runs": [*based.values(), *searched, *runs],

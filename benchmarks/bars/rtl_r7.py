@@ -15,6 +15,7 @@ TOLERANCE = 0.03
 def measure(setting: Setting) -> Measured:
     """Largest difference from the published averages."""
     from apps.rtl import RtlHarness
+    from apps.rtl.accel import array
     from apps.rtl.accel.encode import average_products_exact
     from apps.rtl.accel.mac import KINDS, MacConfig, example, verilog
     from apps.rtl.ppa import cost
@@ -34,6 +35,12 @@ def measure(setting: Setting) -> Measured:
             wrong.append(f"{kind}: {verdict.meaning}")
         found = cost(verilog(MacConfig(kind, final=False)))
         depth[kind] = {"depth": found.depth, "gates": found.cells, "flip-flops": found.flops}
+    for kind in ("opt2", "opt4"):
+        row = array.RowConfig(kind)
+        task = array.example(row, vectors=20 if setting.quick else 625 // (1 if kind == "opt2" else row.width), size=16)
+        verdict = harness.verify(task, task.reference)
+        if not verdict.passed:
+            wrong.append(f"{kind}: {verdict.meaning}")
     return Measured(
         largest,
         largest <= TOLERANCE and not wrong and depth["opt1"]["depth"] < depth["plain"]["depth"],

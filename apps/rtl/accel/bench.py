@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 Fields = Sequence[tuple[str, int]]
 """Names and widths, most significant first; `check` says that the output is compared, `wanted` with what."""
@@ -14,6 +15,11 @@ def line(fields: Fields, **values: int) -> str:
     for name, width in fields:
         number = number << width | (values.get(name, 0) & ((1 << width) - 1))
     return f"{number:x}"
+
+
+def word(values: Iterable[Any], bits: int) -> int:
+    """Values side by side, the first one lowest."""
+    return sum((int(v) & ((1 << bits) - 1)) << (bits * i) for i, v in enumerate(values))
 
 
 def testbench(fields: Fields, lines: int, top: str, output: str) -> str:

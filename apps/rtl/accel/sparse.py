@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from apps.rtl.accel.bench import line, testbench
+from apps.rtl.accel.bench import line, testbench, word
 from apps.rtl.example import RtlExample
 from core.errors import ConfigError, DataError
 
@@ -142,8 +142,8 @@ def example(
                 mine = slice(step * c.lanes, (step + 1) * c.lanes)
                 inputs = x[step * span(c, mode) : (step + 1) * span(c, mode)]
                 lines.append(
-                    line(fields, valid=1, mode=code, x=_word(inputs, c.bits), w=_word(values[mine], c.bits),
-                         place=_word(places[mine], 2))
+                    line(fields, valid=1, mode=code, x=word(inputs, c.bits), w=word(values[mine], c.bits),
+                         place=word(places[mine], 2))
                 )  # fmt: skip
             lines.append(line(fields, check=1, wanted=golden(weights, x, c.acc)))
     return RtlExample(
@@ -151,8 +151,3 @@ def example(
         testbench(fields, len(lines), top, "sum"), "tb", {"vectors.hex": "\n".join(lines) + "\n"}, family="accel",
         id=f"sparse-{c.lanes}-{c.bits}-{c.acc}",
     )  # fmt: skip
-
-
-def _word(values: np.ndarray, bits: int) -> int:
-    """Values side by side, the first one lowest."""
-    return sum((int(v) & ((1 << bits) - 1)) << (bits * i) for i, v in enumerate(values))

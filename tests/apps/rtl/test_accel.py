@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apps.rtl import RtlHarness
-from apps.rtl.accel import loops
+from apps.rtl.accel import array, loops
 from apps.rtl.accel.encode import average_products, average_products_exact, booth, sign_magnitude, value
 from apps.rtl.accel.mac import KINDS, MacConfig, cycles, example, golden, verilog
 from apps.rtl.ppa import cost
@@ -59,6 +59,31 @@ def test_units_equal_numpy_and_wrong_ones_do_not(kind, bits, acc):
     for right, wrong in (("<< 1", "<< 2"), ("a * b", "a * b + 1"), ("2'd0", "2'd1")):
         if right in task.reference:
             assert not harness.verify(task, task.reference.replace(right, wrong, 1)).passed
+
+
+@pytest.mark.skipif(not has("iverilog"), reason="Icarus Verilog is absent (Debian package: iverilog)")
+@pytest.mark.parametrize("kind, width, bits, acc", [("opt2", 3, 4, 12), ("opt2", 4, 8, 24), ("opt4", 2, 4, 12),
+                                                    ("opt4", 4, 8, 24)])  # fmt: skip
+def test_rows_equal_numpy_and_wrong_ones_do_not(kind, width, bits, acc):
+    task = array.example(array.RowConfig(kind, width, bits, acc), vectors=12, size=12, seed=bits)
+    harness = RtlHarness(engine="iverilog")
+    assert harness.verify(task, task.reference).passed
+    changes = [("<<< 1", "<<< 2"), ("<< 1;", "<< 2;")]
+    changes += [("p0 + ", ""), (", 1'b0}", ", 1'b1}")] if kind == "opt2" else [("> 2;", "> 3;"), ("(a < 0)", "1'b0")]
+    for right, wrong in changes:
+        assert right in task.reference
+        assert not harness.verify(task, task.reference.replace(right, wrong, 1)).passed, right
+
+
+def test_a_row_takes_the_cycles_that_its_digits_need():
+    a = np.array([0, 1, 3, -128])
+    assert array.cycles(array.RowConfig("opt2", 2), a) == 5 * 2
+    assert array.cycles(array.RowConfig("opt4", 2), a) == 1 + 1 + 2 + 1  # a zero still takes the cycle of its arrival
+    for bad in ({"kind": "opt3"}, {"width": 0}, {"bits": 7}, {"acc": 12}):
+        with pytest.raises(ConfigError):
+            array.RowConfig(**bad)
+    with pytest.raises(ConfigError, match="multiple of the width"):
+        array.example(array.RowConfig("opt2", 4), size=6)
 
 
 def test_the_golden_model_wraps_and_cycles_are_counted():
