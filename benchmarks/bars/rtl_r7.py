@@ -37,7 +37,9 @@ def measure(setting: Setting) -> Measured:
         depth[kind] = {"depth": found.depth, "gates": found.cells, "flip-flops": found.flops}
     for kind in ("opt2", "opt4"):
         row = array.RowConfig(kind)
-        task = array.example(row, vectors=20 if setting.quick else 625 // (1 if kind == "opt2" else row.width), size=16)
+        task = array.example(
+            row, vectors=20 if setting.quick else -(-625 // (1 if kind == "opt2" else row.width)), size=16
+        )
         verdict = harness.verify(task, task.reference)
         if not verdict.passed:
             wrong.append(f"{kind}: {verdict.meaning}")

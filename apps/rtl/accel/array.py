@@ -1,8 +1,8 @@
 """Two more bit-weight transformations as Verilog: reducing equal weights before the shift, and sharing the encoder.
 
-OPT2 adds the digits of several elements that have one bit weight, in few bits, shifts the sum once and accumulates it in
-two words. OPT4 recodes an operand once for a whole row of columns; each column only selects, shifts and accumulates, and
-an element takes as many cycles as it has digits that are not zero.
+OPT2 adds the digits of several elements that have one bit weight, in few bits, shifts the sum once and accumulates it
+in two words. OPT4 recodes an operand once for a whole row of columns; each column only selects, shifts and accumulates,
+and an element takes as many cycles as it has digits that are not zero.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def verilog(config: RowConfig, name: str = "row") -> str:
 
 def _multiple(target: str, magnitude: str, operand: str, width: int) -> str:
     """`operand` times 0, 1 or 2."""
-    return f"  wire signed [{width - 1}:0] {target} = {magnitude} == 2 ? {operand} <<< 1 : {magnitude} == 1 ? {operand} : 0;\n"
+    chosen = f"{magnitude} == 2 ? {operand} <<< 1 : {magnitude} == 1 ? {operand} : 0"
+    return f"  wire signed [{width - 1}:0] {target} = {chosen};\n"
 
 
 def _opt2(c: RowConfig, name: str) -> str:
@@ -107,7 +108,8 @@ def _opt4(c: RowConfig, name: str) -> str:
             f"  wire signed [{w - 1}:0] b{j} = $signed(held[{b * j} +: {b}]);\n"
             f"  wire [{w - 1}:0] m{j} = doubles[at] ? b{j} <<< 1 : b{j};\n"
             f"  wire [{w - 1}:0] p{j} = (minuses[at] ? -m{j} : m{j}) << {{at, 1'b0}};\n"
-            f"  always @(posedge clk)\n    if (clear) begin s{j} <= 0; t{j} <= 0; end\n    else if (pending != 0) begin\n"
+            f"  always @(posedge clk)\n    if (clear) begin s{j} <= 0; t{j} <= 0; end\n"
+            "    else if (pending != 0) begin\n"
             f"      s{j} <= s{j} ^ t{j} ^ p{j};\n"
             f"      t{j} <= ((s{j} & t{j}) | (s{j} & p{j}) | (t{j} & p{j})) << 1;\n    end\n"
         )
