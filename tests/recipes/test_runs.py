@@ -24,7 +24,7 @@ from recipes.verbs import runs
 ROOT = Path(__file__).parents[2]
 
 
-def new_run(folder, steps=4000):
+def new_run(folder, steps=4000, every=500):
     return RunFolder.create(
         recipe_from(
             {
@@ -40,6 +40,7 @@ def new_run(folder, steps=4000):
                 "method": "translation.parallel",
                 "train": {"max_steps": steps, "batch": {"size": 8}},
                 "eval": {"every": 0},
+                "checkpoint": {"every": every},
             }
         )
     )
@@ -79,6 +80,29 @@ def test_a_run_in_the_background_is_stopped_and_goes_on(tmp_path, capsys, monkey
     assert main(["runs", "attach", str(folder.path)]) == 0
     said = capsys.readouterr().out
     assert folder.standing() == "done" and "resuming at checkpoint" in said and f"{folder.path}: done" in said
+
+
+def test_a_run_that_was_killed_is_known_as_such_and_loses_no_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = new_run(tmp_path / "run", every=3)
+    pid = runs.start(folder)
+    place = folder.stage_dir(0, "parallel") / "checkpoints"
+    wait_for(lambda: checkpoint.newest(place) is not None)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not is_alive(pid))
+    assert folder.standing() == "killed"
+    assert main(["runs", str(tmp_path)]) == 0 and "killed" in capsys.readouterr().out
+    assert main(["runs", "stop", str(folder.path)]) == 0 and "is not running (killed)" in capsys.readouterr().out
+    kept = checkpoint.manifest(checkpoint.newest(place))["step"]
+    recipe = folder.recipe()
+    recipe.train.max_steps = kept + 2
+    write_text(folder.path / "resolved.yaml", dump_yaml(recipe))
+    (folder.stage_dir(0, "parallel") / "plan.json").unlink()
+    assert main(["runs", "resume", str(folder.path)]) == 0
+    assert main(["runs", "attach", str(folder.path)]) == 0
+    assert folder.standing() == "done" and f"resuming at checkpoint-{kept}" in capsys.readouterr().out
+    steps = [row["step"] for row in folder.read_metrics() if "loss" in row]
+    assert steps == list(range(1, kept + 3)), "each step once, also those after the checkpoint that were killed"
 
 
 def test_a_closed_terminal_ends_nothing():
