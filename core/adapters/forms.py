@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from core.models.peft_registry import know_methods
+
 
 def know_forms(config: Any, model: Any) -> Any:
     """A LoRA `config` that knows the forms in `model`; other configs, and models without forms, pass unchanged."""
@@ -21,6 +23,14 @@ def know_forms(config: Any, model: Any) -> Any:
     if config.target_modules == "all-linear":
         config.target_modules = linear_names(model)
     return config
+
+
+def saved_config(folder: str, model: Any) -> Any:
+    """The config of a saved adapter of peft's or ours, which knows the forms in `model`."""
+    from peft import PeftConfig
+
+    know_methods()
+    return know_forms(PeftConfig.from_pretrained(folder), model)
 
 
 def linear_names(model: Any) -> list[str]:

@@ -42,11 +42,11 @@ def stack(model: Any, names: Sequence[str], train: str | None = None) -> Any:
 
 def attach_frozen(model: Any, folder: str, name: str) -> Any:
     """A saved adapter on `model`, frozen, under `name`."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    from core.adapters.forms import know_forms
+    from core.adapters.forms import saved_config
 
-    config = know_forms(PeftConfig.from_pretrained(folder), model)
+    config = saved_config(folder, model)
     if isinstance(model, PeftModel):
         model.load_adapter(folder, adapter_name=name, is_trainable=False, peft_config=config)
         return model

@@ -63,16 +63,16 @@ def load_for_serving(
 
 def attach_adapter(model: Any, folder: str, trainable: bool = False) -> Any:
     """A saved peft adapter on `model`."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    from core.adapters.forms import know_forms
+    from core.adapters.forms import saved_config
     from core.adapters.stacking import load_order
 
     try:
         place = resolve_path(folder)
-        config = PeftConfig.from_pretrained(place)
+        config = saved_config(place, model)
         config.inference_mode = not trainable
-        loaded = PeftModel.from_pretrained(model, place, is_trainable=trainable, config=know_forms(config, model))
+        loaded = PeftModel.from_pretrained(model, place, is_trainable=trainable, config=config)
         return load_order(loaded, place, trainable)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -6,7 +6,16 @@ internals; after it `get_peft_model`, `save_pretrained` and `PeftModel.from_pret
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
+
+METHODS = ("core.adapters.bottleneck", "core.adapters.seq_bottleneck", "core.sparse.spiel")
+
+
+def know_methods() -> None:
+    """Register every method of ours, before a saved adapter of unknown kind is opened."""
+    for module in METHODS:
+        importlib.import_module(module)
 
 
 def register_method(name: str, config_cls: type, model_cls: type, prefix: str) -> None:
