@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +59,22 @@ def texts(tokenizer: Any, seed: int, calibration: int, test: int, length: int) -
     calib = torch.stack([seen[s : s + length] for s in starts.tolist()])
     count = min(test, held.numel() // length)
     return list(calib.split(8)), list(held[: count * length].view(count, length).split(8))
+
+
+def library(tokenizer: Any) -> tuple[Any, list[Any]]:
+    """The Python standard library's source: training ids in one row, and every twentieth file as held-out batches."""
+    import torch
+
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(
+        file for file in root.rglob("*.py") if not {"site-packages", "dist-packages", "test", "tests"} & set(file.parts)
+    )
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    ids = [torch.tensor(row, dtype=torch.long) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    train = torch.cat([row for number, row in enumerate(ids) if number % 20])
+    held = torch.cat([row for number, row in enumerate(ids) if number % 20 == 0])
+    count = min(128, held.numel() // 512)
+    return train, list(held[: count * 512].view(count, 512).split(8))
 
 
 def _exists(name: str) -> bool:
