@@ -75,11 +75,11 @@ class Remembered:
 
     def __init__(self, harness: Any, task: CudaExample, space: Mapping[str, tuple[int, ...]]) -> None:
         self.archs, self._device = harness.archs, harness._device
-        texts = [turned(FIRST, setting) for setting in settings(space)]
+        texts = [turned(FIRST, setting).strip() for setting in settings(space)]
         self.known: dict[str, CudaVerdict] = dict(zip(texts, harness.verify_many((task, text) for text in texts)))
 
     def verify(self, task: CudaExample, text: str) -> CudaVerdict:
-        return self.known[text]
+        return self.known[text.strip()]
 
     @property
     def best(self) -> CudaVerdict:

@@ -1,7 +1,7 @@
 """The CUDA demo: an operator becomes a kernel that is compiled, checked on many inputs and timed, round after round.
 
-`build(pipeline)` takes any `CudaPipeline`; without a run it plays recorded searches over a few operators, and kernels of
-one's own can be checked against any of them. Handlers are plain functions of the page's values, so tests call them
+`build(pipeline)` takes any `CudaPipeline`; without a run it plays recorded searches over a few operators, and kernels
+of one's own can be checked against any of them. Handlers are plain functions of the page's values, so tests call them
 directly. Without a GPU kernels run in the emulator and times are estimates, and the page says so.
 """
 
@@ -155,7 +155,7 @@ def lights(verdict: CudaVerdict) -> str:
             f'<span style="display:inline-flex;align-items:center;gap:.4em;margin-right:1.4em">{dot}{stage}</span>'
         )
     colour = GREEN if verdict.passed else RED
-    words = f'<p style="color:{colour}"><b>{html.escape(verdict.meaning)}</b></p>'
+    words = f'<p><b style="color:{colour}">{html.escape(verdict.meaning)}</b></p>'
     remarks = look.banner([f.replace("_", " ") for f in verdict.flags]) if verdict.flags else ""
     told = "" if verdict.passed else f"<pre>{html.escape(feedback(verdict))}</pre>"
     return f"<div>{''.join(parts)}</div>{words}{remarks}{told}"

@@ -392,10 +392,10 @@ static void run_block(unsigned threads, dim3 size, dim3 grid, uint3 block, bool 
 }
 
 static void on_signal(int number, siginfo_t* info, void*) {
-  void* pc = nullptr;
-  if (number == SIGILL || number == SIGTRAP) fault("undefined", info->si_addr, "indexes outside an array, or uses a misaligned pointer");
-  if (number == SIGFPE) fault("undefined", info->si_addr, "divides an integer by zero");
-  fault("bounds", pc, "touches memory at %p", info->si_addr);
+  void* after = (char*)info->si_addr + 1;      // fault() looks up the byte before a return address
+  if (number == SIGILL || number == SIGTRAP) fault("undefined", after, "indexes outside an array, or uses a misaligned pointer");
+  if (number == SIGFPE) fault("undefined", after, "divides an integer by zero");
+  fault("bounds", nullptr, "touches memory at %p", info->si_addr);
 }
 
 static void run_job(int number) {

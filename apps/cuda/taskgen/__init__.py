@@ -55,6 +55,9 @@ def tasks(
         )
     draw = random.Random(f"{seed} {split}")
     pools = {name: members(name, held=split == "unseen_params") for name in names}
+    names = [name for name in names if pools[name]]
+    if not names:
+        raise ConfigError(f"these families have no members in the split '{split}'", hint="take more families")
     for pool in pools.values():
         draw.shuffle(pool)
     frames = [i for i in range(len(FRAMES)) if (i in HELD_FRAMES) == (split == "unseen_paraphrase")]
@@ -66,9 +69,7 @@ def tasks(
 
 def members(name: str, held: bool = False) -> list[Params]:
     """The parameters of a family that belong to training, or those held out: a fifth, by hash."""
-    everything: list[Params] = list(FAMILIES[name].members())
-    chosen = [p for p in everything if _held(name, p) == held]
-    return chosen or everything
+    return [p for p in FAMILIES[name].members() if _held(name, p) == held]
 
 
 def _held(name: str, params: Params) -> bool:
