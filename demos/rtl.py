@@ -150,8 +150,7 @@ class Page:
             if len(tasks) > ROWS_CHECKED:
                 raise AppInputError(f"{len(tasks)} rows; this page judges at most {ROWS_CHECKED}",
                                     hint="graft eval rtl --data … --predictions …")  # fmt: skip
-            samples = max((len(p) for p in predictions if isinstance(p, list)), default=1)
-            report = RtlEvaluator(k=tuple(k for k in (1, 5, 10) if k <= samples)).score(predictions, tasks)
+            report = RtlEvaluator().score(predictions, tasks)
         except GraftError as error:
             return look.banner(error), [], [], None
         folder = tempfile.mkdtemp(prefix="graft-report-")

@@ -30,9 +30,11 @@ class RtlEvaluator(BaseEvaluator):
 
     Args:
         metrics: names; None computes all that apply. pass@k is there for every k in `k`.
-        k: sizes of the samples asked about; one larger than the number of samples is skipped with the reason.
+        k: sizes of the samples asked about; one larger than the number of samples is skipped with the reason. None
+            takes those of 1, 5 and 10 that there are samples for.
         mode, engine, sandbox, workers, sim_timeout_s, cache: of the harness.
-        official: "v1", "v2" or "rtllm" adds the pass rate by those rules; None leaves it out.
+        official: "v1", "v2" or "rtllm" adds the pass rate by those rules; None leaves it out, unless the metrics ask
+            for it: then v2.
     """
 
     name = "rtl"
@@ -43,7 +45,7 @@ class RtlEvaluator(BaseEvaluator):
         self,
         metrics: Sequence[str] | None = None,
         *,
-        k: Sequence[int] = (1,),
+        k: Sequence[int] | None = None,
         mode: str = "strict",
         engine: str = "auto",
         sandbox: str = "strict",
@@ -54,10 +56,11 @@ class RtlEvaluator(BaseEvaluator):
         bootstrap: int = 1000,
         seed: int = 12345,
     ) -> None:
-        if not k or min(k) < 1:
+        if k is not None and (not k or min(k) < 1):
             raise ConfigError(f"k is {list(k)}", where="eval.with.k", hint="give numbers of at least 1")
+        official = official or ("v2" if "official_pass@1" in (metrics or ()) else None)
         super().__init__(metrics or [n for n in self.known if official or not n.startswith("official")])
-        self.k, self.mode, self.engine, self.sandbox = tuple(k), mode, engine, sandbox
+        self.k, self.mode, self.engine, self.sandbox = k and tuple(k), mode, engine, sandbox
         self.workers, self.sim_timeout_s, self.cache, self.official = workers, sim_timeout_s, cache, official
         self.bootstrap, self.seed = bootstrap, seed
         self._made: dict[str, Any] = {}
@@ -106,7 +109,9 @@ class RtlEvaluator(BaseEvaluator):
         valid = [i for i, row in enumerate(verdicts) if row[0].letter != "I"]
         metrics: dict[str, Metric] = {}
         counts = [(len(verdicts[i]), sum(v.passed for v in verdicts[i])) for i in valid]
-        for k in self.k:
+        fewest = min(len(texts) for texts in samples)
+        sizes = self.k or [k for k in (1, 5, 10) if k <= fewest]
+        for k in sizes:
             metrics[f"pass@{k}"] = self._pass_at(counts, k)
         if "pass@1" not in metrics:
             metrics["pass@1"] = self._pass_at(counts, 1)
@@ -117,7 +122,7 @@ class RtlEvaluator(BaseEvaluator):
         if self.official:
             rows = self._verdicts(samples, examples, self.official)
             metrics["official_pass@1"] = self._pass_at([(len(r), sum(v.passed for v in r)) for r in rows], 1)
-        wanted = set(self.metrics) | {f"pass@{k}" for k in self.k}
+        wanted = set(self.metrics) | {f"pass@{k}" for k in sizes}
         invalid = [{"id": e.id, "reason": r[0].detail} for e, r in zip(examples, verdicts) if r[0].letter == "I"]
         signature = {
             "mode": self.mode, "isolation": self.harness().level, "tools": self.harness().versions(),
@@ -154,7 +159,7 @@ class RtlEvaluator(BaseEvaluator):
 
     def _skipped(self, samples, examples, error) -> Report:
         reason = f"{error.what} {error.hint or ''}".strip()
-        names = {*self.metrics, *(f"pass@{k}" for k in self.k)} - set(_OTHERS)
+        names = {*self.metrics, *(f"pass@{k}" for k in self.k or (1,))} - set(_OTHERS)
         metrics = {name: Metric(None, 0, skipped=reason) for name in sorted(names, key=lambda n: n != self.primary)}
         metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
         rows = [{"id": e.id or str(i), "input": e.spec, "prediction": t[0]} for i, (e, t) in

@@ -68,6 +68,14 @@ def test_several_samples_have_pass_at_k_and_too_few_are_skipped():
 
 
 @needs_iverilog
+def test_without_k_every_usual_one_is_reported_that_there_are_samples_for():
+    report = RtlEvaluator().score([[WRONG, RIGHT, WRONG, WRONG, WRONG]], [problem()])
+    assert report.metrics["pass@1"].value == pytest.approx(20) and report.metrics["pass@5"].value == 100
+    assert "pass@10" not in report.metrics
+    asked = RtlEvaluator(["official_pass@1"]).score([RIGHT], [problem()])
+    assert asked.metrics["official_pass@1"].value == 100 and asked.signature["official_rules"] == "v2"
+
+
 def test_an_invalid_problem_counts_for_nobody():
     import dataclasses
 
