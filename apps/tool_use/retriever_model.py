@@ -33,8 +33,8 @@ class BiEncoder(SentenceTransformer):
         """Adapters on the transformer, which it keeps frozen."""
         if not isinstance(self[0], Transformer):
             raise ConfigError("a table of word vectors takes no adapters", where="model.adapters")
-        if not hasattr(self[0].auto_model, "peft_config"):
-            self[0].auto_model = add(self[0].auto_model)
+        if not hasattr(self[0].model, "peft_config"):
+            self[0].model = add(self[0].model)
         return self
 
     def save_pretrained(self, path: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
@@ -49,13 +49,13 @@ class BiEncoder(SentenceTransformer):
         """The folder of the library, adapters folded in."""
         import copy
 
-        if isinstance(self[0], Transformer) and hasattr(self[0].auto_model, "merge_and_unload"):
-            inner = self[0].auto_model
-            self[0].auto_model = copy.deepcopy(inner).merge_and_unload()
+        if isinstance(self[0], Transformer) and hasattr(self[0].model, "merge_and_unload"):
+            inner = self[0].model
+            self[0].model = copy.deepcopy(inner).merge_and_unload()
             try:
                 self.save(str(folder), create_model_card=False)
             finally:
-                self[0].auto_model = inner
+                self[0].model = inner
             return
         self.save(str(folder), create_model_card=False)
 

@@ -27,7 +27,7 @@ class SubwordEmbedding(InputModule):
         width: of the embeddings. rows: of the table. letters: of a group, borders of the word counted as letters.
     """
 
-    config_keys: ClassVar[list[str]] = ["width", "rows", "letters"]
+    config_keys: ClassVar[list[str]] = ["width", "rows", "letters"]  # type: ignore[misc]
 
     def __init__(self, width: int = 256, rows: int = 32768, letters: int = 4) -> None:
         super().__init__()
@@ -79,7 +79,9 @@ class SubwordEmbedding(InputModule):
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> SubwordEmbedding:
+    def load(  # type: ignore[override]
+        cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> SubwordEmbedding:
         known = {k: v for k, v in kwargs.items() if k in ("token", "cache_folder", "revision", "local_files_only")}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **known)
         made = cls(**{name: config[name] for name in cls.config_keys})

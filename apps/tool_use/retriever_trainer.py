@@ -93,7 +93,9 @@ class DistinctOrder(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         waiting, made = torch.randperm(len(self.rows), generator=generator).tolist(), []
         while len(waiting) >= self.batch:
-            chosen, late, seen = [], [], set()
+            chosen: list[int] = []
+            late: list[int] = []
+            seen: set[str] = set()
             for place, number in enumerate(waiting):
                 own = {self.rows[number].query, self.rows[number].positive}
                 if own & seen:
@@ -127,6 +129,7 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
     """
 
     lr_scheduler: Any
+    objective: Any
 
     def __init__(
         self,

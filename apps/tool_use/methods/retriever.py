@@ -34,19 +34,23 @@ class RetrieverMethod:
 def retriever(ctx: StageContext) -> Stage:
     """Questions and documents of their right tools."""
     from apps.tool_use.retriever_trainer import RetrieverTrainer, encode_tool_pairs
+    from core.training.callbacks import say
     from core.training.stage import Stage
 
-    options = ctx.options
+    options, batch = ctx.options, ctx.recipe.train.batch.size
     rows = pairs(ctx.train, options.negatives)
     if options.documents:
         rows += own_pairs(ctx.train)
+    tools = len({row.positive for row in rows})
+    if tools < batch and ctx.run is not None:
+        say(ctx.run, f"the rows have {tools} different tools: batches hold {tools} rows instead of {batch}")
     return Stage(
         rows=rows,
         eval_rows=pairs([e for e in ctx.eval or () if e.gold], options.negatives) if ctx.eval else [],
         encoder=encode_tool_pairs,
         trainer=RetrieverTrainer,
         trainer_options={
-            "batch": ctx.recipe.train.batch.size,
+            "batch": min(batch, tools),
             "temperature": options.temperature,
             "micro": options.micro,
             "max_length": ctx.recipe.data.max_length,

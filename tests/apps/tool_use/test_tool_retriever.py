@@ -313,3 +313,30 @@ def test_training_from_nothing_learns_and_opens_again(tmp_path):
 
 def result_folder(tmp_path):
     return next(path.parent for path in (tmp_path / "run").rglob("run.json"))
+
+
+def test_a_transformer_opens_in_sentence_transformers_with_its_adapters_folded_in(tmp_path):
+    import numpy as np
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from apps.tool_use.retriever_model import build_model
+    from core.config.schema import AdapterConfig, ModelConfig
+    from core.models.tokenizer import train_bpe
+    from core.training.build import add_adapters
+
+    tokenizer = train_bpe(Catalogue(TOOLS).texts.values(), 300)
+    spec_ = ModelConfig(preset="tiny", edits=[{"kind": "bi_encoder", "pooling": "last"}])
+    plain = build_model(spec_, tokenizer, device="cpu", seed=1)
+    model = add_adapters(build_model(spec_, tokenizer, device="cpu", seed=1), [AdapterConfig(kind="lora", r=2)])
+    assert not model[0].model.get_input_embeddings().weight.requires_grad
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    ToolRetriever(TOOLS, model).save_pretrained(tmp_path / "saved")
+    texts = ["weather", "a flight to Rome"]
+    found = SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(texts, normalize_embeddings=True)
+    assert np.allclose(found, model.encode(texts, normalize_embeddings=True), atol=1e-5)
+    assert not np.allclose(found, plain.encode(texts, normalize_embeddings=True), atol=1e-2)
+    assert [type(part).__name__ for part in model] == ["Transformer", "Pooling", "Normalize"]
