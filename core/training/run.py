@@ -6,6 +6,7 @@ knows recipes and run folders; what a row means is the app's, how a step is made
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -27,6 +28,7 @@ from core.training.evaluate import check_select, evaluate, make_evaluator, score
 from core.training.retention import retained, retention_rows
 
 __all__ = ["evaluate", "plan", "train"]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, Any]:
@@ -44,6 +46,14 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> dict[str, 
         if is_main():
             run.set_status("stopped")
         raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise CheckpointError(
+            f"the run cannot be written any further: {error.strerror}",
+            where=str(error.filename or run.path),
+            hint=f"free some space or make the folder writable, then go on: graft train --resume {run.path}",
+        ) from error
 
 
 def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from core.config.load import load_recipe, smoke
     from core.config.run_folder import RunFolder
-    from core.errors import ConfigError
+    from core.errors import ConfigError, GraftError
 
     if options.detach:
         return detach(options)
@@ -59,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
         train(recipe, folder, resume=resume)
     except BaseException as error:
         if not isinstance(error, KeyboardInterrupt):
-            folder.set_status("failed", error=f"{type(error).__name__}: {error}")
+            # where nothing can be written any more, the error to be told is the first one
+            with contextlib.suppress(GraftError, OSError):
+                folder.set_status("failed", error=f"{type(error).__name__}: {error}")
         raise
     leave()
     stopped = folder.info().get("status") == "stopped"
