@@ -50,6 +50,25 @@ def ladder() -> tuple[float, float]:
     return far(logits(convert(llama(), sorted(chosen))), expected), 1e-5
 
 
+def overlapped() -> tuple[float, float]:
+    """A ladder whose sums are waited for late, as under tensor parallelism, against the ladder on one device."""
+    from core.control.ladder import ladder as convert
+    from core.control.ladder_tp import LadderTP
+
+    return max(
+        far(logits(LadderTP().apply(convert(llama(), layers))), logits(convert(llama(), layers)))
+        for layers in ([1, 2], [0, 1, 2, 3])
+    ), 1e-5
+
+
+def relaxes() -> tuple[float, float]:
+    """Norms that may pass their input, at the start."""
+    from core.control.expand import expand
+    from core.control.options import ControlConfig
+
+    return far(logits(expand(llama(), ControlConfig(num_expand=2, norm_relax=True))), logits(llama())), 1e-5
+
+
 def descends() -> tuple[float, float]:
     """The auxiliary model of depth 12 and the plain model written out from the same pair."""
     import transformers
@@ -86,6 +105,8 @@ CHECKS = {
     "an expanded model starts as its base": starts_as_its_base,
     "untrained branches fold back": folds_back,
     "a ladder is its recursion": ladder,
+    "a ladder that overlaps is the ladder": overlapped,
+    "relaxed norms start as norms": relaxes,
     "a descendant is the auxiliary model": descends,
     "the pair of a line is found": fits_a_line,
     "a high threshold skips nothing": skips_nothing,

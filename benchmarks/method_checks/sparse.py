@@ -159,46 +159,71 @@ def eckart_young() -> tuple[float, float]:
 
 
 def resumed() -> tuple[float, float]:
-    """Entries of SpIEL's support and values that differ after a resume inside an open window."""
+    """Tensors that differ after a resume, for a support, for masks and for a choice of tensors.
+
+    Of SpIEL the break falls into an open window.
+    """
     import tempfile
     from pathlib import Path
 
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:
-        whole = _trained(Path(folder) / "whole", None, 14)
-        _trained(Path(folder) / "parts", None, 9)
-        parts = _trained(Path(folder) / "parts", "checkpoint-9", 14)
-    pairs = zip(whole.state_dict().items(), parts.state_dict().items())
-    return float(sum(not torch.equal(a, b) for (_, a), (_, b) in pairs)), 0.0
+    differing = 0
+    for method in ("spiel", "ast", "green"):
+        with tempfile.TemporaryDirectory() as folder:
+            whole = _trained(method, Path(folder) / "whole", None, 14)
+            _trained(method, Path(folder) / "parts", None, 9)
+            parts = _trained(method, Path(folder) / "parts", "checkpoint-9", 14)
+        pairs = zip(whole.state_dict().items(), parts.state_dict().items())
+        differing += sum(not torch.equal(a, b) for (_, a), (_, b) in pairs)
+    return float(differing), 0.0
 
 
-def _trained(folder: Any, checkpoint: str | None, stop: int) -> Any:
-    """A model after `stop` of 14 steps with a window open from step 8 to 10."""
+def _made(method: str) -> tuple[Any, type]:
+    """A model, and the Trainer of its method over transformers' own."""
     from peft import get_peft_model
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer
 
-    from core.sparse import SpielConfig
-    from core.sparse.spiel_training import SpielTrainerMixin
+    from core.config.registry import BuildContext
+    from core.config.sparse import AstOptions, GreenOptions
+    from core.sparse import SpielConfig, ast, green_training, spiel_training
 
-    class SpielTrainer(SpielTrainerMixin, Trainer):
-        """As a recipe's, over the plain Trainer."""
+    if method == "spiel":
+        config = SpielConfig(density=0.05, reselection_steps=4, accumulation_steps=2, initial_rate=0.5)
+        return (model := get_peft_model(llama(2), config)), spiel_training.hook(Trainer, model, None)[0]
+    if method == "ast":
+        options = AstOptions(update_every=2, decay=0.05, ramp_steps=4, slorb_k=4)
+        return (model := ast.build(llama(2), options, BuildContext(0))), ast.hook(Trainer, model, options)[0]
+    return (model := llama(2)), green_training.hook(Trainer, model, GreenOptions(rho=0.6, interval=3))[0]
+
+
+def _trained(method: str, folder: Any, checkpoint: str | None, stop: int) -> Any:
+    """A model after `stop` of 14 steps."""
+    from transformers import TrainerCallback, TrainingArguments
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **given):
             control.should_training_stop |= state.global_step >= stop
 
-    config = SpielConfig(density=0.05, reselection_steps=4, accumulation_steps=2, initial_rate=0.5)
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, max_steps=14, use_cpu=True, report_to=[],
         disable_tqdm=True, save_steps=9, learning_rate=1e-2, label_names=["labels"], logging_steps=100,
     )  # fmt: skip
     rows = [{"input_ids": row, "labels": row} for row in ids().repeat(16, 1)]
-    trainer = SpielTrainer(
-        model=get_peft_model(llama(2), config), args=arguments, train_dataset=rows, callbacks=[Stop()]
-    )
+    model, trainer_cls = _made(method)
+    trainer = trainer_cls(model=model, args=arguments, train_dataset=rows, callbacks=[Stop()])
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(folder / checkpoint))
     return trainer.model
+
+
+def multiplied_out() -> tuple[float, float]:
+    """A model whose factors were multiplied out against the factored one."""
+    from core.config.sparse import WeLoreOptions
+    from core.sparse.welore import to_dense, welore
+
+    welore(model := llama(), WeLoreOptions(err=0.5, lrc_rule="breakeven"))
+    before = logits(model)
+    return far(logits(to_dense(model)), before) / float(before.abs().max()), ROUNDING
 
 
 CHECKS = {
@@ -210,5 +235,6 @@ CHECKS = {
     "the served form is the masked model": served,
     "SparseGPT without correlations is magnitude pruning": identity_hessian,
     "the error of factors is what was dropped": eckart_young,
-    "a resumed run selects the same entries, bitwise": resumed,
+    "factors multiply out": multiplied_out,
+    "a resumed run selects the same entries, masks and tensors, bitwise": resumed,
 }

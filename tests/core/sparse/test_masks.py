@@ -147,6 +147,18 @@ def test_what_cannot_be_pruned_is_refused_and_left_alone():
         masks.one_shot(llama(), [], "magnitude", "0.96")
 
 
+def test_sparsity_may_rise_in_steps():
+    model = masks.one_shot(llama(), batches(), "sparsegpt", "0.5")
+    first = {name: part.mask.clone() for name, part in model.named_modules() if isinstance(part, MaskedLinear)}
+    with torch.no_grad():
+        for name, part in model.named_modules():
+            if name in first:
+                part.weight.mul_(1.5)
+    masks.one_shot(model, batches(), "sparsegpt", "0.75")
+    assert abs(masks.sparsity(model) - 0.75) < 0.01
+    assert all(not bool((model.get_submodule(name).mask & ~mask).any()) for name, mask in first.items())
+
+
 # ---- moving masks ----------------------------------------------------------------------------------------------------
 
 
