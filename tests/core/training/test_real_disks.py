@@ -1,4 +1,4 @@
-"""A disk that is really full, or really read-only: a clear error, the last checkpoint whole, and a resume that is exact.
+"""A disk that is really full, or really read-only: a clear error, the last checkpoint whole, an exact resume.
 
 Each run happens on a small file system of its own, in a process that may mount one (a user namespace).
 """

@@ -71,12 +71,15 @@ class Killed(Exception):
     pass
 
 
-def killed_at(monkeypatch, run, step):
-    original = SupervisedTrainer.training_step
+def killed_at(monkeypatch, run, step, micro=0):
+    """Train until `micro` micro-batches of the step behind `step` are done."""
+    original, done = SupervisedTrainer.training_step, []
 
     def dying(self, *args, **kwargs):
         if self.state.global_step == step:
-            raise Killed
+            done.append(1)
+            if len(done) > micro:
+                raise Killed
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -99,6 +102,13 @@ def test_resumed_losses_and_weights_are_bit_equal(tmp_path, monkeypatch, whole, 
     train(broken.recipe(), broken, resume=True)
     assert same_weights(weights(whole), weights(broken))
     assert losses(whole) == losses(broken) and [s for s, _ in losses(broken)] == list(range(1, 11))
+
+
+def test_gradients_of_half_a_window_are_not_resumed(tmp_path, monkeypatch, whole):
+    broken = new_run(tmp_path / "run")
+    killed_at(monkeypatch, broken, 5, micro=1)
+    train(broken.recipe(), broken, resume=True)
+    assert same_weights(weights(whole), weights(broken)) and losses(whole) == losses(broken)
 
 
 READING = {
