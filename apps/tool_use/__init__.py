@@ -56,18 +56,28 @@ REWRITING = App(
     evaluator="apps.tool_use.retriever_score:RetrievalEvaluator",
     smoke_tokens=16,
 )
+MADE = App(
+    "tool_use",
+    data="apps.tool_use.problems",
+    pipeline="apps.tool_use.methods.latm_user:ToolUserPipeline",
+    evaluator="apps.tool_use.methods.latm_user:CodeEvaluator",
+    smoke_tokens=24,
+    smoke_length=512,
+)
+METHODS = ("calls", "latm_user", "qta", "retriever", "toolbridge", "toolllm")
 APP = App(
     "tool_use",
     data="apps.tool_use.data",
     pipeline="apps.tool_use.pipeline:FunctionCallPipeline",
     evaluator="apps.tool_use.evaluator:ToolUseEvaluator",
-    methods=tuple(f"apps.tool_use.methods.{name}" for name in ("calls", "retriever", "toolllm", "toolbridge", "qta")),
+    methods=tuple(f"apps.tool_use.methods.{name}" for name in METHODS),
     smoke_tokens=96,
     rooms={
         "tool_use.retriever": RETRIEVAL,
         "tool_use.toolllm": TRAJECTORIES,
         "tool_use.toolbridge": BRIDGE,
         "tool_use.qta": REWRITING,
+        "tool_use.latm": MADE,
     },
 )
 EDITS.register("bi_encoder")(Part("apps.tool_use.retriever_model:edit", "apps.tool_use.options:BiEncoderOptions"))

@@ -50,6 +50,13 @@ def check_format(name: str) -> str:
     return name
 
 
+def form_of(text: str) -> str:
+    """The form that a text with calls is written in, by how they begin."""
+    if "<tool_call>" in text:
+        return "hermes"
+    return "python" if re.match(r"(?:```\w*)?\s*\[?\s*[A-Za-z_][\w.]*\(", text) else "json"
+
+
 def render(calls: Sequence[Call], form: str = "json") -> str:
     """The calls as a model writes them."""
     if check_format(form) == "python":

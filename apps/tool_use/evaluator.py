@@ -10,7 +10,7 @@ import numpy as np
 
 from apps.tool_use import schema
 from apps.tool_use.ast_check import AstVerdict, check
-from apps.tool_use.calls import parse
+from apps.tool_use.calls import form_of, parse
 from apps.tool_use.data import ToolExample, wanted
 from apps.tool_use.executed import Episode, World
 from core.errors import BackendUnavailable
@@ -20,7 +20,7 @@ from core.evaluation.report import Metric, Report
 
 
 class ToolUseEvaluator(BaseEvaluator):
-    """Predictions are texts with calls in the form `form` (json, hermes, python)."""
+    """Predictions are texts with calls; option `form` (json, hermes, python) is else told from each text."""
 
     name = "tool_use"
     primary = "ast_accuracy"
@@ -48,7 +48,7 @@ class ToolUseEvaluator(BaseEvaluator):
         return Report(self.name, metrics, signature, rows, worst, self.metrics[0])
 
     def _row(self, text: str, example: ToolExample, validates: bool) -> dict[str, Any]:
-        parsed = parse(text, self.options.get("form", "json"))
+        parsed = parse(text, self.options.get("form") or form_of(text))
         expected = wanted(example)
         verdict = judge(example, parsed.calls)
         called, right = Counter(c.name for c in parsed.calls), Counter(next(iter(e)) for e in expected)

@@ -45,6 +45,13 @@ class FunctionCallPipeline(BasePipeline):
     from_training = ("template", "mode", "form")
     config: FunctionCallConfig
 
+    @classmethod
+    def _read_card(cls, folder: str) -> dict[str, Any]:
+        """Of a model that another of this app's methods made, the settings that are also this pipeline's."""
+        card = super()._read_card(folder)
+        config = {k: v for k, v in card.get("config", {}).items() if k in cls.config_cls.__dataclass_fields__}
+        return {**card, "config": config} if card else {}
+
     def to_example(self, given: Any, tools: Any = None) -> ToolExample:
         """An example from an example, a question with `tools=`, or {"query", "tools"}; tools may be functions."""
         if isinstance(given, ToolExample):

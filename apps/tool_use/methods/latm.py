@@ -138,14 +138,9 @@ class ToolUser:
         self.model, self.tool = model, tool
         self.bench = Bench(tool.source, tool.timeout_s)
 
-    def prompt(self, question: str) -> str:
-        """The function, its worked calls, and the question."""
-        worked = "".join(f"Question: {t.question}\nCode that sets `ans`:\n{t.code}\n\n" for t in self.tool.tests)
-        return USE.format(source=self.tool.source, worked=worked, question=question)
-
     def use(self, question: str, answer: str | None = None) -> tuple[str, Tried]:
         """(code, what it came to)."""
-        code = code_of(self.model(self.prompt(question)))
+        code = code_of(self.model(use_prompt(self.tool, question)))
         return code, self.bench.run(code, answer)
 
     def __enter__(self) -> ToolUser:
@@ -153,6 +148,13 @@ class ToolUser:
 
     def __exit__(self, *exc: Any) -> None:
         self.bench.__exit__(*exc)
+
+
+def use_prompt(tool: MadeTool, question: str, most: int | None = None) -> str:
+    """The function, `most` of its worked calls, and the question: what a small model goes on from."""
+    shown = tool.tests if most is None else tool.tests[:most]
+    worked = "".join(f"Question: {t.question}\nCode that sets `ans`:\n{t.code}\n\n" for t in shown)
+    return USE.format(source=tool.source, worked=worked, question=question)
 
 
 def dispatch(model: Ask, store: ToolStore, question: str) -> str:
@@ -220,7 +222,7 @@ def latm(session: Session, store: ToolStore) -> Generator[ToolEvent, None, Outco
     if name == NEW:
         return Outcome("gave_up", node)
     with ToolUser(ask, store.load(name)) as user:
-        code = code_of(ask(user.prompt(session.query)))
+        code = code_of(ask(use_prompt(user.tool, session.query)))
         call = Call(name, {"code": code})
         yield ToolEvent("call", code, call=call, root=session.root)
         tried = user.bench.run(code)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from apps.tool_use.ast_check import check, folded
-from apps.tool_use.calls import Call, constraint, parse, render
+from apps.tool_use.calls import Call, constraint, form_of, parse, render
 from apps.tool_use.data import READERS, load_data
 from apps.tool_use.schema import problem
 from apps.tool_use.spec import from_bfcl, from_chat
@@ -31,6 +31,7 @@ def test_calls_are_read_as_they_were_written(form):
     text = render(CALLS, form)
     for shown in (text, f"```json\n{text}\n```", f" {text} "):
         assert parse(shown, form).calls == CALLS
+        assert form_of(shown.strip()) == form
     assert parse("I cannot help with that.", form).calls == []
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from apps.tool_use import APP
 from apps.tool_use.methods.latm import NEW, Example, ToolMaker, ToolUser, Workshop, blocks, code_of, dispatch
+from apps.tool_use.methods.latm_user import CodeEvaluator, LatmConfig, ToolUserPipeline
 from apps.tool_use.pipeline import ToolUseConfig, ToolUsePipeline
+from apps.tool_use.problems import load_problems
 from apps.tool_use.tool_store import MadeTool, ToolStore, Worked, failing, same
 from apps.tool_use.trace import Trace
-from core.errors import AppInputError, BudgetExceeded, CheckpointError, ConfigError
+from core.config.registry import METHODS
+from core.errors import AppInputError, BudgetExceeded, CheckpointError, ConfigError, DataError
 from core.inference.engines.script import ScriptEngine
+from core.training.stage import StageContext
 
 CLOSE = """
 def close(sequence):
@@ -172,3 +178,46 @@ def test_answers_are_compared_as_numbers_or_as_texts():
     assert same(24, "24") and same("24.0", "24") and not same(25, "24") and same(True, "true")
     assert same(["b", "a"], "b a") and same(["]", ")"], "])") and same(" A  b ", "a b") and not same(") )", ")")
     assert code_of("```python\nans = 1\n```\nmore") == "ans = 1\n" and code_of("ans = 1\n\nQuestion: 2") == "ans = 1\n"
+
+
+def test_the_small_model_learns_only_calls_that_get_their_answer(tmp_path):
+    problems = load_problems(None, "embedded", limit=5)
+    wrong = [
+        dataclasses.replace(problems[0], answer="77"),
+        dataclasses.replace(problems[1], code="ans = nothing()\n"),
+        dataclasses.replace(problems[2], code=None),
+    ]
+    context = StageContext(None, LatmConfig(worked=1), None, [*problems, *wrong], problems[:2], APP)
+    stage = METHODS.get("tool_use.latm").build(context)
+    assert len(stage.rows) == 5 and len(stage.eval_rows) == 2
+    given, learnt = stage.rows[0]
+    pipeline = ToolUserPipeline(ScriptEngine(lambda prompt: f" {problems[0].code}\nQuestion: more"), None)
+    assert pipeline.prepare(problems[0]).text == given.text and not given.train and learnt.train
+    assert pipeline(problems[0]).text == learnt.text == problems[0].code.strip()
+    with pytest.raises(DataError, match="no call is kept"):
+        METHODS.get("tool_use.latm").build(dataclasses.replace(context, train=wrong))
+
+
+def test_calls_are_scored_by_running_them():
+    problems = load_problems(None, "embedded", split="test", limit=4)
+    codes = [problems[0].code, 'ans = minutes("00:00", "00:00") - 1', "ans = 1 // 0", "no code at all"]
+    report = CodeEvaluator().score(codes, problems)
+    assert report.value("solved") == 25.0 and report.value("runs") == 50.0
+    assert "ZeroDivisionError" in report.rows[2]["error"] and "SyntaxError" in report.rows[3]["error"]
+
+
+def test_problems_of_a_stored_tool_are_read(tmp_path):
+    ToolStore(tmp_path / "tools").save(tool())
+    rows = [{"question": "Input: (", "answer": ")", "code": 'ans = close("(")'}, {"question": "x"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = {"store": str(tmp_path / "tools"), "tool": "close"}
+    with pytest.raises(DataError, match="train.jsonl:2"):
+        load_problems(tmp_path, **arguments)
+    (first,) = load_problems(tmp_path, limit=1, **arguments)
+    assert first.tool.source == CLOSE and first.code == 'ans = close("(")'
+    (tmp_path / "close.json").write_text(json.dumps({"examples": [{"input": str(n), "target": n} for n in range(12)]}))
+    assert [p.question for p in load_problems(tmp_path, "bbh", **arguments)] == ["10", "11"]
+    with pytest.raises(DataError, match="not a task"):
+        load_problems(tmp_path, "bbh", split="absent", **arguments)
+    with pytest.raises(ConfigError, match="no tool 'clos'"):
+        load_problems(tmp_path, store=arguments["store"], tool="clos")

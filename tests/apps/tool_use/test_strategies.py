@@ -12,7 +12,7 @@ from apps.tool_use.calls import Call
 from apps.tool_use.executors import Local, Recording, Replay
 from apps.tool_use.executors.observation import Executor
 from apps.tool_use.methods.dfsdt import diversity
-from apps.tool_use.pipeline import ToolUseConfig, ToolUsePipeline
+from apps.tool_use.pipeline import FunctionCallPipeline, ToolUseConfig, ToolUsePipeline
 from apps.tool_use.session import FINISH
 from apps.tool_use.trace import Node, Trace, node_from
 from benchmarks.tool_scenarios import SCENARIOS, Scenario, run, say, work
@@ -197,3 +197,12 @@ def test_a_random_model_kept_to_the_form_makes_calls_that_run():
     too_many = [{"name": f"tool_{n}", "description": "x" * 200, "parameters": {}} for n in range(20)]
     with pytest.raises(AppInputError, match="chosen by a retriever"):
         ToolUsePipeline(pipeline.engine, pipeline.tokenizer, tools=too_many, executor=Executor(too_many))("Go.")
+
+
+def test_a_model_of_another_method_opens_with_what_it_has_in_common(tmp_path):
+    made = ToolUsePipeline.from_pretrained("any", engine="tiny", form="hermes", strategy="dfsdt", max_new_tokens=7)
+    made.save_pretrained(tmp_path / "m")
+    opened = FunctionCallPipeline.from_pretrained(tmp_path / "m", device="cpu")
+    assert (opened.config.form, opened.config.max_new_tokens) == ("hermes", 7)
+    again = ToolUsePipeline.from_pretrained(tmp_path / "m", device="cpu", executor=Local([work], trusted=True))
+    assert again.config == made.config and again.tools[0].name == "work"
