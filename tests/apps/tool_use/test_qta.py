@@ -105,13 +105,37 @@ def test_searching_with_wordings():
 
 
 @pytest.mark.slow
-def test_alignment_trains(tmp_path):
+def test_training_moves_the_model_towards_what_the_retriever_prefers(tmp_path):
+    import json
+
     from core.config.load import load_recipe, smoke
     from core.config.run_folder import RunFolder
     from core.training.run import train
     from recipes.catalogue import find
 
-    recipe = smoke(load_recipe(find("tool_use/qta"), []))
+    (tmp_path / "tools.json").write_text(json.dumps(CATALOGUE.to_rows()))
+    asked = {"weather": "umbrella", "money": "pay abroad", "mail": "tell her", "flight": "get there", "music": "a tune"}
+    rows = [
+        {"query": f"{text} {n}?", "tools": [name], "rewrites": [CATALOGUE.tools[name].description, "nothing at all"]}
+        for name, text in asked.items()
+        for n in range(4)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"data.train=[{{reader: jsonl, path: {tmp_path / 'rows.jsonl'}}}]"
+    recipe = smoke(load_recipe(find("tool_use/qta"), [source, "train.lr=5e-3", f"output={tmp_path / 'run'}"]))
     recipe.output = str(tmp_path / "run")
-    result = train(recipe, RunFolder.create(recipe))
-    assert result["status"] == "done" and result["stages"][0]["rows"] > 0
+    run = RunFolder.create(recipe)
+    result = train(recipe, run)
+    assert result["status"] == "done" and result["stages"][0]["rows"] == 2 * len(rows)
+
+    questions = [ToolQuery(row["query"], (), CATALOGUE) for row in rows]
+    with RewritePipeline.from_pretrained(run.path, device="cpu") as rewrite:
+
+        def lead():
+            good, bad = (rewrite.score(questions, [row["rewrites"][i] for row in rows]) for i in (0, 1))
+            return (sum(good) - sum(bad)) / len(rows)
+
+        after = lead()
+        with rewrite.engine.model.disable_adapter():
+            before = lead()
+    assert after > before + 0.02
