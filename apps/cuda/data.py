@@ -82,7 +82,7 @@ def kernelbench(
                 )
             if (level is not None and str(row.get("level")) != level) or (wanted is not None and number not in wanted):
                 continue
-            name, source = fields(row, ("name", "reference_pytorch"), file, line)
+            name, source = fields(row, ("name", "reference_pytorch"), file, line or 1)
             check_reference(source, file=file, line=line)
             at = str(row.get("level", ""))
             yield CudaExample(source, level=at, name=name, family="kernelbench", id=f"level{at}/{number}")

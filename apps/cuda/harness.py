@@ -106,7 +106,7 @@ class CudaHarness:
 
     def versions(self) -> dict[str, str]:
         """Programs and devices that the verdicts rest on."""
-        found = {} if self.compiler is None else {self.compiler.tools.kind: self.compiler.tools.version}
+        found: dict[str, str] = {} if self.compiler is None else {self.compiler.tools.kind: self.compiler.tools.version}
         found |= {"gpu": self._device.described} if self._device is not None else {"g++": self.emulator.version}
         return found
 

@@ -24,7 +24,7 @@ from apps.cuda.device import gpus
 from apps.cuda.example import CudaExample
 from apps.cuda.oracle import SMALL_CASE, Case, InvalidProblem, Oracle, as_array, site_packages
 from apps.cuda.timing import TimingOptions, believable, summary
-from apps.cuda.verdict import CudaVerdict
+from apps.cuda.verdict import CudaVerdict, Status
 from core.errors import SandboxError
 from core.execution import ExecPool, Policy, Sandbox, Worker
 
@@ -73,7 +73,7 @@ class ModuleHarness:
         with module_worker(self.level, self.seconds) as worker:
             answer = worker.call("run_module", code, example.reference, [_row(c) for c in cases])
             if answer.status != "ok":
-                status = "timeout" if answer.status == "timeout" else "fault"
+                status: Status = "timeout" if answer.status == "timeout" else "fault"
                 return replace(base, status=status, detail=answer.error or answer.status)
             base = self._judged(base, answer.value, cases, example)
             if base.status != "passes" or not self.gpu or not self.timing.enabled:
@@ -90,7 +90,7 @@ class ModuleHarness:
         if reply["relative"] > 2e-2:
             return replace(base, status="mismatch", detail=f"at full size: off by {reply['relative']:.3g}")
         status, detail = believable(timing, 0.0, reply["event_ms"], reply["wall_ms"])
-        return replace(base, status=status, detail=detail, timing=timing,
+        return replace(base, status=status, detail=detail, timing=timing,  # type: ignore[arg-type]
                        baselines={"eager": summary(reply["samples"]["eager"])})  # fmt: skip
 
     @staticmethod

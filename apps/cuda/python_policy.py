@@ -95,10 +95,11 @@ def _structure(tree: ast.Module) -> Iterator[Diagnostic]:
     inline = any((n.id if isinstance(n, ast.Name) else n.attr) == "load_inline" for n in names)
     if not kernels and not inline:
         yield Diagnostic(0, "there is no kernel: neither load_inline nor a function with triton.jit")
-    for node in tree.body:
+    for statement in tree.body:
         harmless = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef, ast.Assign, ast.AnnAssign)
-        if not isinstance(node, harmless) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            yield Diagnostic(node.lineno, "statements outside functions and classes may only import and assign")
+        words = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        if not isinstance(statement, harmless) and not words:
+            yield Diagnostic(statement.lineno, "statements outside functions and classes may only import and assign")
 
 
 def _nodes(tree: ast.Module) -> Iterator[Diagnostic]:

@@ -119,7 +119,7 @@ def rebuilt(source: str, sizes: dict[str, int]) -> dict:
 def failed(error: BaseException, where: str) -> ReferenceFailed:
     """What a reference raised, with the line of its source."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == "reference.py"]
-    return ReferenceFailed(f"{type(error).__name__}: {error}"[:300], where, lines[-1] if lines else 0)
+    return ReferenceFailed(f"{type(error).__name__}: {error}"[:300], where, (lines[-1] or 0) if lines else 0)
 
 
 class Made:

@@ -260,8 +260,8 @@ def _interleaved(calls: dict, options: dict, before) -> dict:
     flush = torch.empty(max(1, int(facts()["l2_bytes"] * options["flush"]) // 4), dtype=torch.int32, device="cuda")
     estimate = 0.0
     for call in calls.values():
-        start, runs = time.perf_counter(), 0
-        while runs < options["warmup"] or (time.perf_counter() - start < 0.1 and runs < 2000):
+        clock, runs = time.perf_counter(), 0
+        while runs < options["warmup"] or (time.perf_counter() - clock < 0.1 and runs < 2000):
             call(runs)
             runs += 1
             if runs % 10 == 0:

@@ -12,7 +12,7 @@ import time
 import torch
 from cases import FLOATS, Made, packed
 
-_EVENT, _SYNC, _CLOCK = getattr(torch.cuda, "Event", None), torch.cuda.synchronize, time.perf_counter
+_EVENT, _SYNC, _CLOCK = torch.cuda.Event, torch.cuda.synchronize, time.perf_counter
 
 
 def _place() -> str:
@@ -40,7 +40,7 @@ def run_module(code: str, source: str, cases: list) -> dict:
 
     A case is {"inputs": {name: [dtype, shape, data]}, "weights", "sizes", "seed", "order"}.
     """
-    outputs = []
+    outputs: list = []
     for number, case in enumerate(cases):
         try:
             made, model = _module(code, source, case["sizes"], case["seed"])

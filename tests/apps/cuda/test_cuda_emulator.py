@@ -64,7 +64,8 @@ def test_warp_operations(emulator):
         "  float up = __shfl_up_sync(0xffffffffu, v, 1), down;\n"
         "  down = __shfl_down_sync(0xffffffffu, v, 1, 8);\n"
         "  unsigned b = __ballot_sync(0xffffffffu, v > 0.0f);\n"
-        "  out[t] = t < 32 ? up + down : __popc(b) + (__any_sync(0xffffffffu, v > 9.0f) ? 100.0f : 0.0f) + 0.0f * s;\n}\n"
+        "  float any = __any_sync(0xffffffffu, v > 9.0f) ? 100.0f : 0.0f;\n"
+        "  out[t] = t < 32 ? up + down : __popc(b) + any + 0.0f * s;\n}\n"
     )
     got = values(run(emulator, code, X, (64,)))
     low = X[:32]

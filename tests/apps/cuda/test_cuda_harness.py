@@ -92,6 +92,16 @@ def test_machine_code_resources_and_errors_with_lines(tmp_path):
         compiler.compile(code, "sm_91")
 
 
+def test_nvrtc_does_as_well():
+    try:
+        compiler = KernelCompiler(compiler="nvrtc")
+    except ToolMissing as error:
+        pytest.skip(error.what)
+    made = compiler.compile("#include <stdint.h>\n__global__ void k(float* x, int64_t n) {\n  x[n] = -INFINITY;\n}\n")
+    assert made.cubin and made.usage[0].kernel == "k"
+    assert compiler.compile("__global__ void k(float* x) {\n  x[0] = y;\n}\n").diagnostics[0].line == 2
+
+
 def test_logs_are_read():
     log = (
         "kernel.cu(3): error: identifier \"y\" is undefined\nptxas info    : Compiling entry function 'a' for 'sm_80'\n"
