@@ -292,7 +292,7 @@ def isolation() -> tuple[str, list[str]]:
     Raises:
         Unavailable: none of them works.
     """
-    from apps.cuda.device import Device
+    from apps.cuda.device import Device, DeviceLost
     from benchmarks.bar import Unavailable
     from core.errors import GraftError
     from core.execution import Policy, Sandbox
@@ -305,6 +305,6 @@ def isolation() -> tuple[str, list[str]]:
             if found is not None:
                 found.close()
             return level, lacking
-        except GraftError as error:
-            lacking.append(f"{level}: {error.what}"[:300])
+        except (GraftError, DeviceLost, TimeoutError) as error:
+            lacking.append(f"{level}: {getattr(error, 'what', error)}"[:300])
     raise Unavailable("; ".join(lacking))
