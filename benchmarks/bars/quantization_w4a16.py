@@ -73,9 +73,9 @@ def check_kernels() -> dict[str, float]:
              "squeezellm:dense", "squeezellm", "trilm")  # fmt: skip
     for spec in kinds:
         for n, k in ((4096, 2048), (48, 1280)):
-            layer = make_layer(n, k, spec)
-            dense = layer.cpu().dense_weight().cuda()
-            layer = layer.cuda()
+            layer = make_layer(n, k, spec, None).cpu()
+            dense = layer.dense_weight().cuda()
+            layer = layer.cuda().prepare("w4")
             for dtype in (torch.bfloat16, torch.float16):
                 for m in (1, 3, 8, 9, 16, 33, 64, 100):
                     x = torch.randn(m, k, device="cuda").to(dtype)

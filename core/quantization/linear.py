@@ -251,6 +251,9 @@ class QuantizedLinear(nn.Module):
                 return moved
             return tensor.to(moved.device) if not tensor.is_meta else torch.empty_like(tensor, device=moved.device)
 
+        if self._layout and fn(self.planes).device.type != self.planes.device.type:
+            # a kernel of one kind of device has nothing to do on another
+            self.prepare("reference")
         result = super()._apply(placed, recurse)
         if self._layout:
             self._layout = tuple(placed(tensor) for tensor in self._layout)

@@ -135,6 +135,13 @@ def test_a_kernel_that_cannot_run_says_why():
     assert layer_of("nf4")[1].prepare("auto").kernel == "reference"
 
 
+def test_a_layer_that_moves_to_another_kind_of_device_gives_its_planes_back():
+    _, layer = layer_of("rtn:4")
+    planes = layer.planes.clone()
+    layer.prepare("lut").to("meta")
+    assert layer.kernel == "reference" and layer.planes.shape == planes.shape and layer.planes.is_meta
+
+
 def test_fragments_are_the_operand_of_the_tensor_core():
     """The instruction's own layout (m16n8k16), emulated lane by lane on the arranged words."""
     codes = torch.randint(0, 16, (32, 256), dtype=torch.uint8)
