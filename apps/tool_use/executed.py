@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from apps.tool_use.calls import Call
+from apps.tool_use.executors.observation import FAILED, OK, Observation
 from apps.tool_use.spec import ToolSpec
 from core.errors import BackendUnavailable, ConfigError, DataError
 from core.execution import Policy, Sandbox
@@ -152,8 +153,7 @@ class World:
         """
         if len(turns) != len(episode.expected):
             raise DataError(f"{len(turns)} turns of calls for {len(episode.expected)} turns", field=episode.id)
-        modules = {name: self.modules.get(name) for name in episode.classes}
-        self._ask("begin", modules, dict(episode.config), {"long_context": False})
+        self.begin(episode)
         returned: list[str] = []
         for number, (steps, gold) in enumerate(zip(turns, episode.expected)):
             calls = [call for step in steps for call in step]
@@ -175,6 +175,16 @@ class World:
                 left.remove(text)
         return StateVerdict(True)
 
+    def begin(self, episode: Episode) -> None:
+        """Both copies as the episode starts from."""
+        modules = {name: self.modules.get(name) for name in episode.classes}
+        self._ask("begin", modules, dict(episode.config), {"long_context": False})
+
+    def run_all(self, calls: Sequence[Call]) -> list[Observation]:
+        """Run the model's calls; the observations, whole."""
+        texts = self._ask("run", "model", [as_data(call) for call in calls])
+        return [Observation(text, FAILED if text.startswith("Error during execution") else OK) for text in texts]
+
     def _ask(self, function: str, *arguments: Any) -> Any:
         answer = self._worker.call(function, *arguments)
         if not answer.ok:
@@ -190,6 +200,31 @@ class World:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+Asked = Callable[[Sequence[ToolSpec], Sequence[Mapping[str, Any]]], tuple[str, list[Call]]]
+"""Tools and a conversation → what the model says in words, and its calls."""
+
+
+def play(ask: Asked, episode: Episode, world: World, most: int = 20) -> list[list[list[dict[str, Any]]]]:
+    """A model's calls in an episode: for each turn its steps, until a step without calls or `most` of them."""
+    world.begin(episode)
+    messages: list[dict[str, Any]] = []
+    turns: list[list[list[dict[str, Any]]]] = []
+    for given in episode.turns:
+        messages += [{"role": role, "content": text} for role, text in given]
+        steps: list[list[dict[str, Any]]] = []
+        while len(steps) < most:
+            words, calls = ask(episode.tools, messages)
+            made = [{"id": f"{len(turns)}.{len(steps)}.{n}", **call.to_dict()} for n, call in enumerate(calls)]
+            messages.append({"role": "assistant", "content": words, **({"tool_calls": made} if made else {})})
+            if not calls:
+                break
+            for call, seen in zip(made, world.run_all(calls)):
+                messages.append({"role": "tool", "tool_call_id": call["id"], "content": seen.text})
+            steps.append([call.to_dict() for call in calls])
+        turns.append(steps)
+    return turns
 
 
 def as_data(call: Any) -> list[Any]:

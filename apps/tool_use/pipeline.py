@@ -106,6 +106,27 @@ class FunctionCallPipeline(BasePipeline):
             )
         return dataclasses.replace(request, constraint=known[key])
 
+    def predict(self, examples: Sequence[Any], **gen: Any) -> list[Any]:
+        """Texts with calls; of episodes the calls of every turn, made in the leaderboard's worlds."""
+        from apps.tool_use.executed import Episode, World, play
+
+        if not examples or not isinstance(examples[0], Episode):
+            return super().predict(examples, **gen)
+        sampling, _ = self._split(gen)
+        template, form = self.config.template or "plain", check_format(self.config.form)
+
+        def ask(tools: Sequence[ToolSpec], messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Call]]:
+            request = self.request(prompts.conversation(tools, messages, template, form, steps=False, turns=True))
+            context = getattr(self.engine, "context", None)
+            if context is not None and len(request.ids) + sampling.max_new_tokens > context:
+                return "", []
+            (output,) = self.engine.generate([dataclasses.replace(request, stop=prompts.STOPS)], sampling)
+            parsed = parse(output.text.strip(), form)
+            return parsed.rest, parsed.calls
+
+        with World.bfcl() as world:
+            return [play(ask, episode, world) for episode in examples]
+
     def finish(self, request: Request, output: Output) -> Result:
         text = output.text.strip()
         parsed = parse(text, self.config.form)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from apps.tool_use.calls import Call, render
@@ -12,7 +13,41 @@ from apps.tool_use.spec import ToolSpec
 from core.data.segments import Segment
 from core.errors import TemplateError, nearest
 
-TEMPLATES = ("plain", "chatml")
+
+@dataclass(frozen=True)
+class Turns:
+    """How a conversation is written: a turn, what stands before the model's, and where that ends.
+
+    Args:
+        cue: before an answer; None takes the word that says what is asked for. lead, end: around the text of an answer.
+        roles: names of roles that differ from ours.
+    """
+
+    turn: str
+    cue: str | None
+    lead: str = ""
+    end: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+    def written(self, role: str, text: str) -> str:
+        name = self.roles.get(role, role)
+        return self.turn.format(role=name, Role=name.capitalize(), text=text)
+
+
+TEMPLATES = {
+    "plain": Turns("{Role}: {text}\n", None, " "),
+    "chatml": Turns("<|im_start|>{role}\n{text}<|im_end|>\n", "<|im_start|>assistant\n", end="<|im_end|>"),
+    "llama3": Turns(
+        "<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        end="<|eot_id|>",
+        roles={"tool": "ipython"},
+    ),
+}
+ENDS = {name: (turns.lead, turns.end) for name, turns in TEMPLATES.items()}
+"""What stands before and behind the text of an answer."""
+STOPS = ("\n\n", "<|im_end|>", "<|eot_id|>")
+"""Where an answer that is not kept to a form ends."""
 HOW = {
     "json": 'Answer with a JSON list of calls: [{"name": …, "arguments": {…}}].',
     "hermes": 'Answer with calls: <tool_call>{"name": …, "arguments": {…}}</tool_call>.',
@@ -24,6 +59,7 @@ STEPS = (
     "Solve the task step by step. A step is one line with your thought, and below it your calls. "
     "After each step you see what the calls returned. End with a call of Finish.\n"
 )
+TURNS = "Call tools as long as that helps; when nothing is left to call, answer in words without a call.\n"
 REPLY = "Now answer the question in words, from what the calls returned. Make no further call."
 
 
@@ -54,17 +90,19 @@ def conversation(
     form: str = "json",
     *,
     steps: bool = True,
+    turns: bool = False,
 ) -> list[Segment]:
     """The prompt of the next turn in a chat-completions conversation without its system turn.
 
     Args:
         messages: turns of user, assistant (with `tool_calls`) and tool. steps: ask for a thought and calls, ended by
-            `Finish`; else for calls alone at first, and for words once something was observed.
+            `Finish`; else for calls alone at first, and for words once something was observed. turns: for calls or
+            words, whichever is due, as in a conversation of several turns.
     """
-    reply = not steps and any(message["role"] == "tool" for message in messages)
-    how = f"{STEPS if steps else ''}{REPLY if reply else HOW[form]}"
-    turns = [("system", f"{how}\nTools:\n{described(tools)}"), *((m["role"], said(m, form)) for m in messages)]
-    return [Segment(_written(turns, template, "Assistant:" if steps or reply else "Calls:"))]
+    reply = not (steps or turns) and any(message["role"] == "tool" for message in messages)
+    how = f"{TURNS if turns else STEPS if steps else ''}{REPLY if reply else HOW[form]}"
+    given = [("system", f"{how}\nTools:\n{described(tools)}"), *((m["role"], said(m, form)) for m in messages)]
+    return [Segment(_written(given, template, "Assistant:" if steps or turns or reply else "Calls:"))]
 
 
 def said(message: Mapping[str, Any], form: str) -> str:
@@ -73,17 +111,10 @@ def said(message: Mapping[str, Any], form: str) -> str:
     return "\n".join(filter(None, [message.get("content") or "", render(calls, form) if calls else ""]))
 
 
-STOPS = ("\n\n", "<|im_end|>")
-"""Where an answer that is not kept to a form ends."""
-ENDS = {"plain": (" ", ""), "chatml": ("", "<|im_end|>")}
-"""What stands before and behind the text of an answer."""
-
-
 def _written(turns: Sequence[tuple[str, str]], template: str, cue: str) -> str:
     """The turns as text, up to where the model goes on."""
     if template not in TEMPLATES:
         known = f"known: {', '.join(TEMPLATES)}"
         raise TemplateError(f"unknown template '{template}'", hint=nearest(template, TEMPLATES) or known)
-    if template == "plain":
-        return "".join(f"{role.capitalize()}: {content}\n" for role, content in turns) + cue
-    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns) + "<|im_start|>assistant\n"
+    how = TEMPLATES[template]
+    return "".join(how.written(role, text) for role, text in turns) + (cue if how.cue is None else how.cue)

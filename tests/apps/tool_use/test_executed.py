@@ -11,8 +11,10 @@ import pytest
 from apps.tool_use.calls import Call
 from apps.tool_use.data import load_data
 from apps.tool_use.evaluator import StateEvaluator, ToolUseEvaluator
-from apps.tool_use.executed import Episode, World, as_data
+from apps.tool_use.executed import Episode, World, as_data, play
+from apps.tool_use.pipeline import FunctionCallPipeline
 from core.errors import BackendUnavailable, ConfigError, DataError
+from core.inference.engines.script import ScriptEngine
 
 SHOP = """
 class Shop:
@@ -132,3 +134,34 @@ def test_gold_calls_are_right_in_the_leaderboards_worlds():
     episodes = load_data(root, "bfcl_multi_turn", limit=20)
     report = ToolUseEvaluator().score([[[list(turn)] for turn in e.expected] for e in episodes], episodes)
     assert report.value() == 100.0
+
+
+def test_a_model_plays_an_episode_turn_by_turn(world):
+    seen = []
+    script = iter([[PEN], [PRICE], [], [], [INK], []])
+
+    def ask(tools, messages):
+        seen.append([m["content"] for m in messages if m["role"] == "tool"])
+        return "so", next(script)
+
+    turns = play(ask, episode(), world)
+    assert turns == [[[PEN.to_dict()], [PRICE.to_dict()]], [], [[INK.to_dict()]]]
+    assert seen[1] == ['{"left": 1}'] and seen[-1] == ['{"left": 1}', "2", '{"left": 0}']
+    assert world.judge(episode(), turns).valid
+    endless = play(lambda tools, messages: ("", [PRICE]), episode(), world, most=3)
+    assert [len(turn) for turn in endless] == [3, 3, 3]
+
+
+def test_a_pipeline_predicts_episodes(world, monkeypatch):
+    texts = iter(['[{"name": "add", "arguments": {"item": "pen"}}]', "It is done."])
+    prompts = []
+
+    def answer(prompt):
+        prompts.append(prompt)
+        return next(texts)
+
+    monkeypatch.setattr(World, "bfcl", classmethod(lambda cls: World(SHOP)))
+    expected = (("add('pen')",),)
+    (turns,) = FunctionCallPipeline(ScriptEngine(answer), None).predict([episode(expected)])
+    assert world.judge(episode(expected), turns).valid
+    assert "answer in words" in prompts[0] and prompts[1].endswith('Tool: {"left": 2}\nAssistant:')

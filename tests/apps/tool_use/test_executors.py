@@ -285,3 +285,11 @@ def test_a_model_plays_a_tool_once_for_each_call(tmp_path):
     assert again.run(Call("weather", {"city": "Rome"})).text == '{"temperature": 21}' and len(asked) == 2
     assert "Weather of a city." in asked[0] and '{"city": "Rome"}' in asked[0]
     assert len(WORDS) == 13
+
+
+def test_without_a_sandbox_it_says_what_to_install(monkeypatch):
+    from core.execution import sandbox
+
+    monkeypatch.setattr(sandbox, "probe_backend", lambda name: sandbox.Probe(name, "strict", False, "not here"))
+    with pytest.raises(SandboxError, match="bubblewrap"):
+        Sandboxed("def add(a): return a", [ToolSpec("add", "", NUMBER)])

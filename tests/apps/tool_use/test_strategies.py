@@ -9,11 +9,13 @@ import pytest
 
 from apps.tool_use import prompts
 from apps.tool_use.calls import Call
+from apps.tool_use.data import ToolExample
 from apps.tool_use.executors import Local, Recording, Replay
 from apps.tool_use.executors.observation import Executor
 from apps.tool_use.methods.dfsdt import diversity
 from apps.tool_use.pipeline import FunctionCallPipeline, ToolUseConfig, ToolUsePipeline
 from apps.tool_use.session import FINISH
+from apps.tool_use.spec import from_function
 from apps.tool_use.trace import Node, Trace, node_from
 from benchmarks.tool_scenarios import SCENARIOS, Scenario, run, say, work
 from core.config.schema import ModelConfig
@@ -206,3 +208,23 @@ def test_a_model_of_another_method_opens_with_what_it_has_in_common(tmp_path):
     assert (opened.config.form, opened.config.max_new_tokens) == ("hermes", 7)
     again = ToolUsePipeline.from_pretrained(tmp_path / "m", device="cpu", executor=Local([work], trusted=True))
     assert again.config == made.config and again.tools[0].name == "work"
+
+
+@pytest.mark.parametrize("template", prompts.TEMPLATES)
+def test_a_conversation_ends_where_the_model_goes_on_and_training_says_the_same(template):
+    made = {"id": "1", "name": "work", "arguments": {"n": 1}}
+    turns = [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", "content": "First.", "tool_calls": [made]},
+        {"role": "tool", "tool_call_id": "1", "content": "seen"},
+    ]
+    tools = [from_function(work)]
+    (one,), (two,) = (prompts.conversation(tools, turns[:count], template) for count in (1, 3))
+    lead, end = prompts.ENDS[template]
+    learnt = f"{lead}{prompts.said(turns[1], 'json')}{end}"
+    separator = "\n" if template != "llama3" else ""
+    assert two.text.startswith(f"{one.text}{learnt}{separator}"), "what is learnt is what later turns show"
+    assert "seen" in two.text and not two.train and ("ipython" in two.text) == (template == "llama3")
+    asked = ToolExample("Go.", tuple(tools), (Call("work", {"n": 1}),))
+    given, answer = prompts.segments(asked, template, answer=True)
+    assert answer.train and answer.text.endswith(end) and given.text == prompts.segments(asked, template)[0].text
