@@ -17,6 +17,7 @@ import numpy as np
 from apps.embeddings import EmbeddingEvaluator, EmbeddingPipeline, load_data
 from apps.embeddings.everyday import TASK, entries
 from apps.embeddings.explain import Share, contributions, latent_usage, plane
+from apps.embeddings.prompts import prompt_of
 from core.errors import AppInputError, DataError, GraftError
 from core.retrieval.words import plain
 from demos import look
@@ -28,7 +29,7 @@ EXAMPLES = [
 ]
 ROWS = 2000
 """Lines of an upload that the page embeds; the command line takes any number."""
-COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#525252", "#a16207", "#15803d")
+COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#525252", "#111827", "#15803d")
 
 
 class Page:
@@ -49,13 +50,20 @@ class Page:
                 raise AppInputError("two texts are needed", hint="fill both boxes")
             start = time.perf_counter()
             similarity = float(self.pipeline.similarity([first], [second])[0, 0])
-            tiles = {"cosine": f"{similarity:.3f}", "ms": f"{(time.perf_counter() - start) * 1e3:.0f}"}
+            tiles = {"cosine": f"{similarity:.3f}", **self._spent([first, second], "", start)}
             parts = [self._heat(first, second), self._heat(second, first)]
             usage = latent_usage(self.pipeline, [first, second])
             drawn = _usage(usage) if usage is not None else ""
             return "", look.facts(tiles) + "".join(parts) + drawn
         except GraftError as error:
             return look.banner(error), ""
+
+    def _spent(self, texts: list[str], prompt: str, start: float) -> dict[str, str]:
+        """Tokens read, time and speed of an encoding that began at `start`."""
+        seconds = time.perf_counter() - start
+        lengths = [len(ids) for ids in self.pipeline.tokenizer([prompt + text for text in texts])["input_ids"]]
+        count = sum(min(length, self.pipeline.max_length) for length in lengths)
+        return {"tokens": str(count), "ms": f"{seconds * 1e3:.0f}", "tokens/s": f"{count / max(seconds, 1e-9):,.0f}"}
 
     def _heat(self, text: str, other: str) -> str:
         shares = contributions(self.pipeline, text, other)
@@ -76,8 +84,8 @@ class Page:
         except GraftError as error:
             return look.banner(error), ""
 
-    def search(self, query: str, count: int = 5) -> tuple[str, str, str]:
-        """(banner, hits of the model, hits of BM25)."""
+    def search(self, query: str, count: int = 5) -> tuple[str, str, str, str]:
+        """(banner, hits of the model, hits of BM25, what happened)."""
         try:
             if not (query or "").strip():
                 raise AppInputError("nothing to search for", hint="type a question")
@@ -85,12 +93,14 @@ class Page:
                 self.load(None)
             start = time.perf_counter()
             near = self.pipeline.search(query, int(count), index=self.index, task=TASK)
-            elapsed = (time.perf_counter() - start) * 1e3
+            prompt = prompt_of(self.pipeline.config.template, TASK)
+            tiles = look.facts(self._spent([query], prompt, start))
+            sent = f'<pre class="graft-prompt">{html.escape(prompt)}<mark>{html.escape(query)}</mark></pre>'
+            happened = f'{tiles}<div class="graft-label">Text as encoded, the question marked</div>{sent}'
             lexical = self.pipeline.search(query, int(count), index=self.words)
-            mine = self._hits(query, near, f"model, {elapsed:.0f} ms")
-            return "", mine, self._hits(query, lexical, "BM25")
+            return "", self._hits(query, near, "The model"), self._hits(query, lexical, "BM25"), happened
         except GraftError as error:
-            return look.banner(error), "", ""
+            return look.banner(error), "", "", ""
 
     def _hits(self, query: str, hits: list[Any], title: str) -> str:
         asked = set(plain(query))
@@ -126,14 +136,39 @@ class Page:
 
     # ---- evaluate ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, file: str | None) -> tuple[str, list[list[str]]]:
-        """(banner, metrics) of a JSONL file, or of the held-out questions that ship."""
+    def evaluate(self, file: str | None, other: str = "") -> tuple[str, str, list[list[Any]], str, list, str | None]:
+        """(banner, summary, metric rows, histogram, worst rows, report archive); with the figures of another model.
+
+        Examples are those of a JSONL file, or the held-out questions that ship. `other`: a path, "package:NAME".
+        """
         try:
             examples = load_data(file, limit=ROWS) if file else load_data(reader="embedded", split="test")
+            start = time.perf_counter()
             report = EmbeddingEvaluator().score(self.pipeline.predict(examples), examples)
-            return "", [[name, str(metric), str(metric.n)] for name, metric in report.metrics.items()]
+            beside = None
+            if other.strip():
+                with EmbeddingPipeline.from_pretrained(other.strip()) as second:
+                    beside = EmbeddingEvaluator(bootstrap=0).score(second.predict(examples), examples)
+            rows: list[list[Any]] = [
+                [name, str(m), "" if beside is None else f"{beside.value(name):.2f}", m.n]
+                for name, m in report.metrics.items()
+                if m.value is not None
+            ]
+            values = [row["score"] for row in report.rows if "score" in row]
+            plot = look.histogram(values, low=0, high=100, bins=20, title=f"Score of each row ({len(values)})")
+            named = {str(e.id): e.text for e in examples if e.kind == "document"}
+            worst = [[row["score"], row["input"], _wanted(row["reference"], named)] for row in report.failures]
+            tiles = {report.primary: f"{report.value():.2f}", "scored": str(report.metrics[report.primary].n)}
+            summary = look.facts({**tiles, "seconds": f"{time.perf_counter() - start:.1f}"})
+            return "", summary, rows, plot if values else "", worst, look.archive(report)
         except GraftError as error:
-            return look.banner(error), []
+            return look.banner(error), "", [], "", [], None
+
+
+def _wanted(reference: Any, named: dict[str, str]) -> str:
+    """The texts of relevant documents, or what else was wanted."""
+    names = reference if isinstance(reference, list) else [reference]
+    return "; ".join(named.get(str(name), str(name)) for name in names)
 
 
 def _lines(file: str) -> list[str]:
@@ -259,17 +294,42 @@ def build(pipeline: EmbeddingPipeline) -> gr.Blocks:
             picture = gr.HTML(look.empty("Draw to see which texts lie together."), padding=False)
             draw.click(page.map, [file], [problem, picture], api_name="map")
         with gr.Tab("Evaluate", id="evaluate"):
+            _evaluate_tab(page)
+    return blocks
+
+
+def _evaluate_tab(page: Page) -> None:
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280):
             file = gr.File(
-                label="JSONL of examples; empty takes the held-out questions that ship",
+                label="JSONL of examples",
                 file_types=[".jsonl"],
                 height=92,
                 elem_classes="graft-file",
             )
-            score = gr.Button("Score", variant="primary")
-            problem = gr.HTML("", elem_classes="graft-slot", padding=False)
-            table = gr.Dataframe(headers=["metric", "value", "n"], interactive=False, label="Metrics")
-            score.click(page.evaluate, [file], [problem, table], api_name="evaluate")
-    return blocks
+            gr.Markdown("Without a file the held-out questions that ship are scored.")
+            other = gr.Textbox(
+                label="Second model", placeholder="a folder or package:NAME", info="scored beside this one"
+            )
+            go = gr.Button("Score", variant="primary")
+        with gr.Column(scale=2, min_width=420):
+            problem = gr.HTML("", elem_id="evaluate-banner", elem_classes="graft-slot", padding=False)
+            summary = gr.HTML(look.empty("Metrics, and the rows that went worst, appear here."), padding=False)
+            plot = gr.HTML("", elem_classes="graft-slot", padding=False)
+            download = gr.DownloadButton("Download report", visible=False)
+    heads, kinds = ["metric", "this model", "second model", "n"], ["str", "str", "str", "number"]
+    metrics = gr.Dataframe(headers=heads, datatype=kinds, label="Metrics", interactive=False, visible=False)
+    heads, kinds = ["score", "text", "wanted"], ["number", "str", "str"]
+    worst = gr.Dataframe(
+        headers=heads, datatype=kinds, label="Worst", interactive=False, wrap=True, visible=False,
+        column_widths=["10%", "40%", "50%"],
+    )  # fmt: skip
+    go.click(
+        lambda *given: look.report_shown(page.evaluate(*given)),
+        [file, other],
+        [problem, summary, metrics, plot, worst, download],
+        api_name="evaluate",
+    )
 
 
 def _search_tab(page: Page) -> None:
@@ -284,7 +344,9 @@ def _search_tab(page: Page) -> None:
     with gr.Row():
         mine = gr.HTML(look.empty("The model's hits."), padding=False)
         lexical = gr.HTML(look.empty("BM25's hits, words of the question marked."), padding=False)
-    inputs, outputs = [query, count], [problem, mine, lexical]
+    with gr.Accordion("What happened", open=False):
+        happened = gr.HTML(look.empty("Search to see the text as it was encoded."), padding=False)
+    inputs, outputs = [query, count], [problem, mine, lexical, happened]
     go.click(page.search, inputs, outputs, api_name="search", show_progress="hidden")
     query.submit(page.search, inputs, outputs, api_visibility="private", show_progress="hidden")
     file.change(page.load, [file], [problem, loaded], api_visibility="private")

@@ -209,7 +209,7 @@ def embedded_pairs(
     """Pairs of everyday questions, graded by whether they share the answer or the topic."""
     from apps.embeddings import everyday
 
-    yield from everyday.pairs(task)
+    yield from everyday.pairs(task, split)
 
 
 @READERS.register("embedded_labels")
@@ -219,4 +219,4 @@ def embedded_labels(
     """Everyday questions with their topic."""
     from apps.embeddings import everyday
 
-    yield from everyday.topics(task)
+    yield from everyday.topics(task, split)

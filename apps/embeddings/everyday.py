@@ -47,17 +47,21 @@ def collection(task: str = "") -> Iterator[EmbeddingExample]:
         yield EmbeddingExample(entry.held_out, relevant=((f"a{number}", 1.0),), id=f"q{number}", task=task or TASK)
 
 
-def pairs(task: str = "") -> Iterator[EmbeddingExample]:
-    """Questions of one answer (1), of one topic (0.4) and of different topics (0)."""
-    found = entries()
+def pairs(task: str = "", split: str | None = None) -> Iterator[EmbeddingExample]:
+    """Questions of one answer (1), of one topic (0.4) and of different topics (0).
+
+    Held-out splits pair a question of training with a held-out one.
+    """
+    found, second = entries(), "second" if split in (None, "train") else "held_out"
     for number, entry in enumerate(found):
         near, far = found[number - 1], found[(number + len(found) // 2) % len(found)]
         for other, score in ((entry, 1.0), (near, 0.4 if near.topic == entry.topic else 0.0), (far, 0.0)):
-            yield EmbeddingExample(entry.first, text2=other.second, score=score, task=task)
+            yield EmbeddingExample(entry.first, text2=getattr(other, second), score=score, task=task)
 
 
-def topics(task: str = "") -> Iterator[EmbeddingExample]:
-    """Questions with their topic."""
-    for question in ("first", "second", "held_out"):
+def topics(task: str = "", split: str | None = None) -> Iterator[EmbeddingExample]:
+    """Questions with their topic: those of training, the held-out ones, or all."""
+    kinds = {None: ("first", "second", "held_out"), "train": ("first", "second")}
+    for question in kinds.get(split, ("held_out",)):
         for entry in entries():
             yield EmbeddingExample(getattr(entry, question), label=entry.topic, task=task)

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from core.evaluation.report import Report
 
 CONTEXTS = ("none", "own", "found", "more")
-METRICS = ("accuracy", "macro_f1", "majority")
+METRICS = {
+    "yesno": ("accuracy", "macro_f1", "majority"),
+    "factoid": ("strict", "lenient", "mrr"),
+    "list": ("list_f1",),
+    "summary": ("rouge2_f1", "rouge_su4_f1"),
+}
 PARAGRAPH = 600
 """Characters from which on a passage of an encyclopedia ends with its sentence."""
 
@@ -38,6 +43,7 @@ def answer_grid(
     from apps.qa.evaluator import QaEvaluator
 
     everybody = list(dict.fromkeys(text for e in (*test, *solved) for text in e.contexts))
+    metrics = [name for kind, names in METRICS.items() if any(e.type == kind for e in test) for name in names]
     own = ask.config
     for context in contexts:
         if context not in CONTEXTS:
@@ -49,7 +55,7 @@ def answer_grid(
         for count in shots:
             template, extra = ("closed" if context == "none" else "rag"), (2 if context == "more" else 0)
             ask.config = dataclasses.replace(own, template=template, shots=count, extra=extra)
-            yield context, count, QaEvaluator(METRICS).score(ask.predict(asked), test)
+            yield context, count, QaEvaluator(metrics).score(ask.predict(asked, max_new_tokens=48), test)
     ask.config = own
 
 
@@ -82,21 +88,21 @@ def encyclopedia(path: str | Path) -> list[str]:
 
 
 def as_row(who: str, context: str, shots: int, report: Report) -> dict[str, Any]:
-    """An arm as data: its switches, and its metrics in percent with the interval of the accuracy."""
-    accuracy = report.metrics["accuracy"]
-    values = {name: round(report.value(name) or 0.0, 2) for name in METRICS}
-    ci = [round(v, 1) for v in accuracy.ci95] if accuracy.ci95 else None
-    return {"model": who, "context": context, "shots": shots, **values, "ci95": ci, "n": accuracy.n}
+    """An arm as data: its switches, its metrics in percent, and the interval of the first."""
+    values = {name: round(metric.value or 0.0, 2) for name, metric in report.metrics.items()}
+    first = report.metrics[report.primary]
+    ci = [round(v, 1) for v in first.ci95] if first.ci95 else None
+    switches = {"model": who, "context": context, "shots": shots}
+    return {**switches, **values, "by": report.primary, "ci95": ci, "n": first.n}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The arms for people, the best first."""
-    lines = [f"{'model':<8} {'reads':<6} {'shots':>5}  {'accuracy':>8}  {'95 %':<13} {'macro F1':>8}"]
-    for row in sorted(rows, key=lambda row: -row["accuracy"]):
+    """The arms for people, the best first, by the metric that each row says it is judged by."""
+    by = rows[0]["by"]
+    lines = [f"{'model':<8} {'reads':<6} {'shots':>5}  {by:>8}  95 %"]
+    for row in sorted(rows, key=lambda row: -row[by]):
         ci = "{}–{}".format(*row["ci95"]) if row["ci95"] else "-"
-        lines.append(
-            f"{row['model']:<8} {row['context']:<6} {row['shots']:>5}  {row['accuracy']:>8.1f}  {ci:<13} "
-            f"{row['macro_f1']:>8.1f}"
-        )
-    majority = rows[0]["majority"] if rows else 0.0
-    return "\n".join([*lines, f"always the most frequent answer: {majority:.1f}"])
+        lines.append(f"{row['model']:<8} {row['context']:<6} {row['shots']:>5}  {row[by]:>8.1f}  {ci}")
+    if "majority" in rows[0]:
+        lines.append(f"always the most frequent answer: {rows[0]['majority']:.1f}")
+    return "\n".join(lines)

@@ -53,7 +53,9 @@ def measure(setting: Setting) -> Measured:
 
 def overrides(edit: str, seed: int, quick: bool) -> list[str]:
     train = f"train: {{max_steps: {3 if quick else 300}, lr: 2e-4}}"
-    stage = f"{{name: stage1, method: embeddings.stage1, with: {{temperature: 0.05, negatives: 3}}, {train}}}"
+    stage = (
+        f"{{name: stage1, method: embeddings.stage1, with: {{temperature: 0.05, negatives: 3, apart: 0.8}}, {train}}}"
+    )
     return [
         f"seed={seed}",
         f"model.edits=[{edit}]",

@@ -20,7 +20,9 @@ def measure(setting: Setting) -> Measured:
     seeds = (1,) if setting.quick else (1, 2, 3)
     first, second = (3, 3) if setting.quick else (300, 200)
     train = f"train: {{max_steps: {first}, lr: 2e-4}}"
-    alone = f"{{name: stage1, method: embeddings.stage1, with: {{temperature: 0.05, negatives: 3}}, {train}}}"
+    alone = (
+        f"{{name: stage1, method: embeddings.stage1, with: {{temperature: 0.05, negatives: 3, apart: 0.8}}, {train}}}"
+    )
     chosen = {}
     for seed in seeds:
         shared = [f"seed={seed}", *(["train.batch.size=16", "eval.limit=400"] if setting.quick else [])]

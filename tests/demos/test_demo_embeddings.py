@@ -23,8 +23,9 @@ def test_compare(page):
 
 
 def test_search_beside_bm25(page, tmp_path):
-    problem, mine, lexical = page.search("How do I block a lost card?", 3)
+    problem, mine, lexical, happened = page.search("How do I block a lost card?", 3)
     assert not problem and mine.count("<div>") == 3 and "<mark>lost</mark>" in lexical
+    assert "Instruct: " in happened and "<mark>How do I block a lost card?</mark>" in happened
     (tmp_path / "own.txt").write_text("alpha beta\ngamma\n")
     problem, loaded = page.load(str(tmp_path / "own.txt"))
     assert not problem and ">2<" in loaded
@@ -43,8 +44,17 @@ def test_map_and_scores(page, tmp_path):
     assert page.map(str(tmp_path / "m.jsonl"))[1].count("<circle") == 4
     (tmp_path / "bad.jsonl").write_text('{"txt": 1}\n')
     assert "unknown field" in page.map(str(tmp_path / "bad.jsonl"))[0]
-    problem, table = page.evaluate(None)
-    assert not problem and table[0][0] == "ndcg@10" and table[0][2] == "48"
+    problem, summary, table, plot, worst, bundled = page.evaluate(None)
+    assert not problem and table[0][0] == "ndcg@10" and table[0][2:] == ["", 48] and "48" in summary
+    assert "<svg" in plot and worst and bundled.endswith("embeddings-report.zip")
+    assert "unknown field" in page.evaluate(str(tmp_path / "bad.jsonl"))[0]
+
+
+def test_a_second_model_is_scored_beside(page, tmp_path):
+    page.pipeline.save_pretrained(tmp_path / "same")
+    problem, _, table, *_ = page.evaluate(None, str(tmp_path / "same"))
+    assert not problem and float(table[0][2]) == pytest.approx(float(table[0][1].split("%")[0]), abs=0.02)
+    assert "error" in page.evaluate(None, "nowhere")[0]
 
 
 def test_the_page_builds(page):

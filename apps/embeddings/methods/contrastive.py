@@ -36,6 +36,7 @@ class ContrastiveConfig:
     margin: float = key(0.05, "a mined negative scores below the positive by this share", least=0, most=1)
     mask: float | None = key(None, "candidates above this share of the positive's score are left out of the loss")
     similar: float = key(0.8, "graded pairs from this score on are positives", least=0, most=1)
+    apart: float = key(0.0, "training examples this like a held-out one are left out; 0 keeps all", least=0, most=1)
     matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well")
     chunk_tokens: int = key(0, "padded tokens encoded at once; 0 by memory", least=0)
     keep_tokens: int = key(0, "padded tokens encoded once; more are encoded twice; 0 by memory", least=0)
@@ -47,6 +48,7 @@ class GradedConfig:
 
     template: str = key("lines", "how an instruction becomes a prompt: " + ", ".join(prompts.TEMPLATES))
     temperature: float = key(0.05, "scale of similarity differences", above=0)
+    apart: float = key(0.0, "training examples this like a held-out one are left out; 0 keeps all", least=0, most=1)
     matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well")
     chunk_tokens: int = key(0, "padded tokens encoded at once; 0 by memory", least=0)
     keep_tokens: int = key(0, "padded tokens encoded once; more are encoded twice; 0 by memory", least=0)
@@ -84,7 +86,7 @@ def graded(ctx: StageContext) -> Stage:
 
     rows = [
         Row(e.text, e.text2, (), e.task, e.task, True, e.score)
-        for e in ctx.train
+        for e in _clean(ctx)
         if e.text2 is not None and e.score is not None
     ]
     if not rows:
@@ -96,9 +98,24 @@ def _contrastive(ctx: StageContext, in_batch: bool) -> Stage:
     from apps.embeddings.objective import info_nce
 
     options = ctx.options
-    rows = with_negatives(rows_of(ctx.train, options.similar, ctx.recipe.seed), options, ctx, needed=not in_batch)
+    rows = with_negatives(rows_of(_clean(ctx), options.similar, ctx.recipe.seed), options, ctx, needed=not in_batch)
     loss = partial(info_nce, temperature=options.temperature, in_batch=in_batch, margin=options.mask)
     return _stage(ctx, rows, loss, distinct=in_batch)
+
+
+def _clean(ctx: StageContext) -> Sequence[EmbeddingExample]:
+    """The training examples that repeat no held-out one."""
+    if not ctx.options.apart:
+        return ctx.train
+    from apps.embeddings.apart import apart
+    from core.training.callbacks import say
+
+    kept = apart(ctx.train, ctx.eval, ctx.options.apart)
+    count, left = len(ctx.train), len(ctx.train) - len(kept)
+    if left and ctx.run is not None:
+        said = "are left out" if kept else "stay: training and held-out data are the same, figures say nothing"
+        say(ctx.run, f"{left} of {count} examples repeat held-out ones and {said}")
+    return kept or ctx.train
 
 
 def _stage(ctx: StageContext, rows: list[Row], objective: Any, distinct: bool) -> Stage:
@@ -247,7 +264,11 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, *, template: str, mode: str
         prompt = prompts.prompt_of(template, row.task)
         flat += texts[:width]
         given += [prompt, *[prompt if row.both else ""] * (width - 1)]
-    encoded = encode_texts(tokenizer, flat, given, max_length)
+    # A document stands in many rows and is encoded once.
+    places = {pair: place for place, pair in enumerate(dict.fromkeys(zip(flat, given)))}
+    said, before = zip(*places) if places else ((), ())
+    once = encode_texts(tokenizer, said, before, max_length)
+    encoded = [once[places[pair]] for pair in zip(flat, given)]
     made = []
     for number, row in enumerate(rows):
         part = slice(number * width, (number + 1) * width)

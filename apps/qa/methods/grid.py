@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from apps.qa.data import TYPES, QaExample
 from apps.qa.grid import CONTEXTS
 from apps.qa.methods.sft import SftConfig, sft
 from core.config.registry import method
@@ -27,6 +28,7 @@ class GridConfig(SftConfig):
     contexts: list[str] = key(["none", "own", "found"], "what is read: " + ", ".join(CONTEXTS))
     encyclopedia: str | None = key(None, "file of articles, one a line, for the context more")
     shot_chars: int = key(200, "characters of passages of a shot", least=0)
+    types: list[str] = key(["yesno"], "types of questions that the arms answer: " + ", ".join(TYPES))
     limit: int | None = key(None, "held-out questions that the arms answer", least=1)
 
 
@@ -35,17 +37,18 @@ def grid(ctx: StageContext) -> Stage:
     """`qa.sft`, with the grid at its end."""
     from apps.qa.grid import encyclopedia
 
-    if not ctx.eval:
-        raise DataError("the grid needs held-out questions", field="data.eval")
+    test = [example for example in ctx.eval if example.type in ctx.options.types][: ctx.options.limit]
+    if not test:
+        raise DataError("the grid needs held-out questions", field="data.eval", got=ctx.options.types)
     if not ctx.recipe.model.adapters:
         raise ConfigError("the grid compares a base with its adapter", where="model.adapters", hint="add a LoRA")
     more = encyclopedia(ctx.options.encyclopedia) if ctx.options.encyclopedia else []
     stage = sft(ctx)
-    stage.callbacks.append(_callback(ctx, more))
+    stage.callbacks.append(_callback(ctx, test, more))
     return stage
 
 
-def _callback(ctx: StageContext, more: list[str]) -> Any:
+def _callback(ctx: StageContext, test: list[QaExample], more: list[str]) -> Any:
     from transformers import TrainerCallback
 
     from apps.qa.grid import answer_grid, as_row, table
@@ -63,7 +66,7 @@ def _callback(ctx: StageContext, more: list[str]) -> Any:
                 return
             texts = {"context_chars": options.context_chars, "shot_chars": options.shot_chars}
             ask, rows = QaPipeline.from_model(model, ctx.tokenizer, **texts), []
-            test, training = list(ctx.eval)[: options.limit], model.training
+            training = model.training
             model.eval()
             for who in ("base", "tuned"):
                 with model.disable_adapter() if who == "base" else nullcontext():
