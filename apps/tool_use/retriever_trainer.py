@@ -6,7 +6,7 @@ negatives that rows bring, are candidates of every question. A batch therefore h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
-from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 
 from core.config.schema import BackendConfig, TrainConfig
+from core.data.distinct import BatchOrder, RowDataset
 from core.data.encode import EncodeStats
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError
 from core.training.saving import Saving
 from core.training.schedule import Scheduled
 
@@ -33,31 +33,20 @@ class ToolPair:
     query: str
     positive: str
     negatives: tuple[str, ...] = ()
+    group: str = ""
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        return self.query, self.positive
 
     @property
     def texts(self) -> tuple[str, ...]:
         return (self.query, self.positive, *self.negatives)
 
 
-class PairDataset(Dataset):
-    """Rows in memory. `bins` and `padding_share` are what plans ask of a data set."""
-
-    bins = None
-    padding_share = 0.0
-
-    def __init__(self, rows: Sequence[ToolPair]) -> None:
-        self.rows = list(rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> ToolPair:
-        return self.rows[index]
-
-
 def encode_tool_pairs(
     rows: Sequence[ToolPair], tokenizer: Any, *, mode: str = "offsets", max_length: int | None = None
-) -> tuple[PairDataset, EncodeStats]:
+) -> tuple[RowDataset, EncodeStats]:
     """Rows as they are, texts being tokenised batch by batch by the model itself; counted in tokens here."""
     flat = [text for row in rows for text in row.texts]
     lengths = [len(ids) for ids in tokenizer(flat, add_special_tokens=False)["input_ids"]] if flat else []
@@ -65,57 +54,7 @@ def encode_tool_pairs(
     tokens = sum(min(length, max_length or length) for length in lengths)
     stats = EncodeStats(rows=len(rows), cut_rows=cut, tokens=tokens, trained=tokens)
     stats.check()
-    return PairDataset(rows), stats
-
-
-class DistinctOrder(Sampler[int]):
-    """Rows batch after batch, in an order of seed and epoch; no text is a question or a right tool of two in a batch.
-
-    Raises:
-        DataError: no batch can be filled.
-    """
-
-    def __init__(self, rows: Sequence[ToolPair], batch: int, seed: int) -> None:
-        self.rows, self.batch, self.seed, self.epoch = rows, batch, seed, 0
-        self.count = len(self.batches())
-        if not self.count:
-            tools = len({row.positive for row in rows})
-            raise DataError(f"{len(rows)} rows of {tools} tools fill no batch of {batch} different tools",
-                            hint="a smaller train.batch.size")  # fmt: skip
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.count * self.batch
-
-    def batches(self) -> list[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        waiting, made = torch.randperm(len(self.rows), generator=generator).tolist(), []
-        while len(waiting) >= self.batch:
-            chosen: list[int] = []
-            late: list[int] = []
-            seen: set[str] = set()
-            for place, number in enumerate(waiting):
-                own = {self.rows[number].query, self.rows[number].positive}
-                if own & seen:
-                    late.append(number)
-                    continue
-                seen |= own
-                chosen.append(number)
-                if len(chosen) == self.batch:
-                    late += waiting[place + 1 :]
-                    break
-            if len(chosen) < self.batch:
-                break
-            made.append(chosen)
-            waiting = late
-        return made
-
-    def __iter__(self) -> Iterator[int]:
-        made = self.batches()
-        filled = [made[i % len(made)] for i in range(self.count)] if made else []
-        return (number for batch in filled for number in batch)
+    return RowDataset(rows), stats
 
 
 class RetrieverTrainer(Scheduled, Saving, Trainer):
@@ -153,10 +92,10 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
         if batch % processes:
             raise ConfigError(f"{processes} processes cannot share a batch of {batch}", where="train.batch.size")
         args.per_device_train_batch_size, args.gradient_accumulation_steps = batch // processes, 1
-        dataset = train_dataset if isinstance(train_dataset, PairDataset) else train_dataset.dataset
+        dataset = train_dataset if isinstance(train_dataset, RowDataset) else train_dataset.dataset
         if model.max_seq_length != float("inf"):
             model.max_seq_length = min(model.max_seq_length or max_length, max_length)
-        self.order = DistinctOrder(dataset.rows, batch, args.seed)
+        self.order = BatchOrder(dataset.rows, batch, args.seed, distinct=True)
         super().__init__(
             model=model,
             args=args,
@@ -175,7 +114,7 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
         self.train_config, self.backend, self.useful_tokens = train_config, backend or BackendConfig(), 0
         self.set_up_saving(keep, mode)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> DistinctOrder:
+    def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
         return self.order
 
     def compute_loss(
@@ -186,11 +125,11 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
         self.useful_tokens += sum(_tokens(column) for column in inputs["columns"])
         return self.objective(inputs["columns"], None)
 
-    def held_out(self, dataset: PairDataset) -> dict[str, float]:
+    def held_out(self, dataset: RowDataset) -> dict[str, float]:
         """The same loss over held-out rows, in batches as in training."""
         module = self.accelerator.unwrap_model(self.model)
         largest = min(self.order.batch, len({row.positive for row in dataset.rows}), len(dataset))
-        order, training, losses = DistinctOrder(dataset.rows, largest, 0), module.training, []
+        order, training, losses = BatchOrder(dataset.rows, largest, 0, True), module.training, []
         module.eval()
         loss = MultipleNegativesRankingLoss(module, scale=self.objective.scale)
         for chosen in order.batches():

@@ -234,20 +234,20 @@ def test_every_right_tool_is_a_row_and_negatives_are_wrong_tools():
 
 
 def test_no_batch_holds_two_right_tools_of_one_question_or_one_tool_twice():
-    from apps.tool_use.retriever_trainer import DistinctOrder
+    from core.data.distinct import BatchOrder
 
     catalogue = Catalogue(TOOLS)
     names = catalogue.ids
     rows = pairs([ToolQuery(f"q{n}", (names[n % 4], names[(n + 1) % 4]), catalogue) for n in range(40)])
-    order = DistinctOrder(rows, 3, seed=1)
+    order = BatchOrder(rows, 3, seed=1, distinct=True)
     made = order.batches()
     assert len(made) * 3 == len(order) >= 60
     for batch in made:
         assert len({rows[i].query for i in batch}) == len({rows[i].positive for i in batch}) == 3
     order.set_epoch(1)
     assert order.batches() != made and order.batches() == order.batches()
-    with pytest.raises(DataError, match="4 tools fill no batch of 5"):
-        DistinctOrder(rows, 5, seed=1)
+    with pytest.raises(DataError, match="no group of rows fills a batch of 5"):
+        BatchOrder(rows, 5, seed=1, distinct=True)
 
 
 def test_the_loss_is_the_one_worked_by_hand_and_a_large_batch_gives_the_same_gradient():
