@@ -31,7 +31,7 @@ KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
 def measure(setting: Setting) -> Measured:
     """The largest relative difference of medians."""
     from apps.cuda.compiling import KernelCompiler
-    from apps.cuda.device import Device
+    from apps.cuda.device import Device, DeviceLost
     from apps.cuda.plan import parse_plan, resolve
     from apps.cuda.source import extract
     from apps.cuda.source import kernels as kernels_in
@@ -63,6 +63,8 @@ def measure(setting: Setting) -> Measured:
             }  # fmt: skip
             if ours < SHORTEST:
                 short.append(name)
+    except (DeviceLost, TimeoutError) as error:
+        raise Unavailable(f"the process at the device ended: {error}") from error
     finally:
         device.close()
     off = max(abs(r["off"]) for r in rows.values())
