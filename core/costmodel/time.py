@@ -17,11 +17,18 @@ from core.costmodel.workload import Workload, format_bytes
 ATTENTION = 0.5
 # Bytes moved a token and unit of width by what is not a product, forward and backward, in plain kernels and fused ones.
 PLAIN_MOVES, FUSED_MOVES = 340.0, 100.0
+# Seconds in which the host launches a block's kernels, forward and backward; LoRA's small products double them. Short
+# batches of small models wait for it. Fitted on a rented H100's host, no fast one.
+HOST = 5e-3
 
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of an optimizer step by part, and the operations that count as useful."""
+    """Seconds of an optimizer step by part, and the operations that count as useful.
+
+    Args:
+        host: what launching takes, at the same time as all the rest.
+    """
 
     products: float
     attention: float
@@ -29,10 +36,11 @@ class Step:
     head: float
     optimizer: float
     useful: float
+    host: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return self.products + self.attention + self.elementwise + self.head + self.optimizer
+        return max(self.products + self.attention + self.elementwise + self.head + self.optimizer, self.host)
 
 
 def predict_time(work: Workload, device: Device) -> Step:
@@ -73,7 +81,8 @@ def predict_time(work: Workload, device: Device) -> Step:
     states = (work.adapter_parameters * FP32 if work.rank else shape.parameters * work.stored) * 7
     optimizer = states / device.bandwidth + 1e-3
     useful = passes * n * (2.0 * (2 + backward_weights) * (shape.linear_weights + shape.vocabulary * shape.hidden))
-    return Step(products, attention, elementwise, head, optimizer, useful + attention * ATTENTION * peak)
+    host = passes * shape.layers * HOST * (2 if work.rank else 1) * (1 + again / 3) if device.is_gpu else 0.0
+    return Step(products, attention, elementwise, head, optimizer, useful + attention * ATTENTION * peak, host)
 
 
 def tokens_a_second(work: Workload, device: Device) -> float:

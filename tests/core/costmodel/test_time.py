@@ -47,6 +47,23 @@ def test_measured_speeds_are_met_within_an_eighth(name):
     assert tokens_a_second(work, DEVICES[device]) == pytest.approx(measured, rel=0.125)
 
 
+# (shape, micro, length, accumulation, rank, recomputed, seconds of a step on an H100): short steps wait for the host
+SHORT = [
+    (llama(4096, 11264, 23, 32, 16, 151936), 1, 512, 1, 16, True, 0.348),
+    (llama(2048, 6144, 10, 32, 16, 32000, True), 4, 1024, 1, 64, False, 0.0997),
+    (llama(512, 1408, 7, 8, 4, 64000, True), 1, 512, 1, 0, True, 0.0471),
+]
+
+
+@pytest.mark.parametrize("case", SHORT, ids=lambda case: f"{case[5]}-{case[4]}")
+def test_short_steps_take_what_the_host_takes(case):
+    shape, micro, length, accumulation, rank, recomputed, measured = case
+    targets = tuple(shape.linears) if rank else ()
+    work = Workload(shape, micro, length, accumulation=accumulation, rank=rank, targets=targets, fused=FUSED)
+    step = predict_time(work.with_(**(AGAIN if recomputed else {})), DEVICES["h100"])
+    assert step.seconds == step.host == pytest.approx(measured, rel=0.15)
+
+
 def test_a_measured_peak_of_full_tuning_is_met():
     """1.1B in bf16 with moments in bf16, 8 × 2048 tokens, plain kernels: 41.6 GiB were measured."""
     memory = predict_memory(Workload(ONE_B, 8, 2048))
