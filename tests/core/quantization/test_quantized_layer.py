@@ -113,6 +113,23 @@ def test_table_lookup_is_the_reference_within_the_tables_rounding(spec):
 
 
 @needs_compiler
+@pytest.mark.parametrize("spec", ["rtn:4", "rtn:3:g32", "rtn:2:g64", "bipolar:1:a16"])
+def test_both_forms_of_table_lookup_are_one_function(spec):
+    """The wide form where the processor has it; both give their codes back."""
+    from core.quantization.kernels.cpu import lut
+
+    _, layer = layer_of(replace(parse(spec), act="none"), rows=70)
+    x, found = torch.randn(3, 256), []
+    planes = layer.planes.clone()
+    for wide in (False, True) if lut.wide_here() else (False,):
+        layer._layout = lut.laid_out(layer, wide)
+        assert torch.equal(lut.restore(layer), planes)
+        found.append(lut.multiply(layer, x))
+        layer._layout = ()
+    assert torch.allclose(found[0], found[-1], atol=1e-5)
+
+
+@needs_compiler
 @pytest.mark.parametrize("spec", [*SPECS, "squeezellm:3:dense", "edkm", "trilm", "bitmod:4:g32"])
 @pytest.mark.parametrize("inputs", [256, 96])
 def test_compiled_decoding_gives_the_values_of_the_definition(spec, inputs):
