@@ -65,8 +65,9 @@ def toolchain(compiler: Compiler = "auto") -> Toolchain:
             return Toolchain(
                 "nvrtc", libraries[0], f"NVRTC {name}", () if root.startswith("/usr/") else (root,), includes
             )
+    asked = {"nvcc": "nvcc", "nvrtc": "NVRTC"}.get(compiler, "nvcc and NVRTC")
     raise ToolMissing(
-        "no CUDA compiler: neither nvcc nor NVRTC is here (PyPI packages: nvidia-cuda-nvcc, nvidia-cuda-nvrtc). "
+        f"no CUDA compiler: {asked} not found (PyPI packages: nvidia-cuda-nvcc, nvidia-cuda-nvrtc). "
         "Compiling kernels needs one; policy, plans and the emulator still work.",
         hint="pip install 'graft[cuda]'; it needs no GPU",
     )

@@ -117,7 +117,8 @@ class CudaEvaluator(BaseEvaluator):
         problems = [{"id": examples[i].id, "reason": verdicts[i][0].detail} for i in invalid]
         signature = {
             "engine": self.harness.engine, "isolation": self.harness.level, "tools": self.harness.versions(),
-            "archs": list(self.settings["archs"]), "trials": self.settings["trials"], "nearby": self.settings["nearby"], "elements_of_a_trial": self.harness.oracle.limit,
+            "archs": list(self.settings["archs"]), "trials": self.settings["trials"], "nearby": self.settings["nearby"],
+            "elements_of_a_trial": self.harness.oracle.limit,
             "statuses": dict(Counter(v.status for row in verdicts for v in row)), "baseline": self.baseline,
             "flags": dict(Counter(f for v in flat for f in v.flags)), "problems": len(examples),
             "samples_per_problem": sorted({len(texts) for texts in samples}), "invalid_problems": problems,

@@ -15,13 +15,16 @@ from apps.cuda import prompts
 from apps.cuda.methods.sft import row_of
 from core.config.registry import method
 from core.config.schema import key
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError, DataError, nearest
 from core.training.ranked_options import RankedOptions
 
 if TYPE_CHECKING:
     from apps.cuda.example import CudaExample
     from apps.cuda.verdict import CudaVerdict
     from core.training.stage import Stage, StageContext
+
+HARNESS = ("archs", "trials", "nearby", "gpu", "compiler", "model", "sanitize", "small", "size_limit", "seed")
+"""What `verify.with` may hold: arguments of `CudaHarness`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class Scorer:
     def __init__(self, examples: Sequence[CudaExample], verify: Any, cache: str | None = None) -> None:
         if verify.name not in (None, "cuda"):
             raise ConfigError(f"unknown verifier '{verify.name}'", where="verify.name", hint="this app has: cuda")
+        for name in verify.with_:
+            if name not in HARNESS:
+                hint = nearest(name, HARNESS) or f"known: {', '.join(HARNESS)}"
+                raise ConfigError(f"the harness has no '{name}'", where=f"verify.with.{name}", hint=hint)
         self.examples, self.verify, self.cache = examples, verify, cache
         self._harness: Any = None
         self._own: dict[int, CudaVerdict] = {}

@@ -203,3 +203,16 @@ def test_the_training_score_grows_with_the_furthest_feature(harness):
     scores = [score_of(v, own if v.passed else None) for v in rising]
     assert scores == sorted(scores) and len(set(scores)) == len(scores)
     assert scores[0] == 0 and scores[-2] == 0.75 and scores[-1] == 1
+
+
+def test_an_unknown_setting_of_the_verifier_names_the_nearest():
+    import inspect
+
+    from apps.cuda.methods.fsr import HARNESS, Scorer
+    from core.config.schema import VerifyConfig
+
+    assert set(HARNESS) <= set(inspect.signature(CudaHarness).parameters)
+    with pytest.raises(ConfigError, match="did you mean 'trials'"):
+        Scorer([], VerifyConfig(with_={"trial": 3}))
+    with pytest.raises(ConfigError, match="unknown verifier"):
+        Scorer([], VerifyConfig(name="rtl"))
