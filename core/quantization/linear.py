@@ -7,6 +7,7 @@ and nothing of how codes were found. Its gradient reaches the input only.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -140,9 +141,9 @@ class QuantizedLinear(nn.Module):
         """The packed planes, int32: peft asks a layer's weight for its device. The matrix itself is `dense_weight`."""
         return self.planes
 
-    @property
+    @functools.cached_property
     def form(self) -> Form:
-        """What the tensors of `state()` mean."""
+        """What the tensors of `state()` mean; it never changes."""
         held = {**self._parameters, **self._buffers}
         names = [name for name in STATE if held.get(name) is not None]
         return Form(self.quant, self.in_features, names, self.extra.get("high_blocks", 0))

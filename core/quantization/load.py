@@ -15,6 +15,7 @@ from core.config.files import read_json
 from core.config.registry import QUANTIZERS, BuildContext
 from core.config.schema import ModelConfig
 from core.errors import ConfigError, UnsupportedError
+from core.models.linear import is_linear_like
 from core.models.load import DTYPES, load_model, resolve_path
 from core.quantization.bitsandbytes import keep_codes
 
@@ -76,7 +77,10 @@ def learning_parts(model: Any) -> tuple[str, ...]:
     wanted = {name: p.requires_grad for name, p in model.named_parameters()}
     if all(wanted.values()) or not any(wanted.values()):
         return ()
-    return tuple(sorted({name.rpartition(".")[0] for name, trains in wanted.items() if trains}))
+    found = {name.rpartition(".")[0] for name, trains in wanted.items() if trains}
+    # maps inside a form are found through the form
+    forms = {outer for name in found if is_linear_like(model.get_submodule(outer := name.rpartition(".")[0]))}
+    return tuple(sorted(found | forms))
 
 
 def apply_preset(model: Any, spec: str, device: str, context: BuildContext | None = None) -> Any:

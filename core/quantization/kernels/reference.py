@@ -7,9 +7,9 @@ straight-through in the backward.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,13 +31,13 @@ class Form:
     def __init__(self, spec: QuantSpec, inputs: int, names: Sequence[str], high_blocks: int = 0) -> None:
         self.spec, self.inputs, self.names, self.high_blocks = spec, inputs, tuple(names), high_blocks
 
-    @property
+    @functools.cached_property
     def text(self) -> str:
         """The form as a string, which is what an operator can take."""
         return json.dumps([self.spec.to_dict(), self.inputs, self.names, self.high_blocks])
 
     @staticmethod
-    @lru_cache(maxsize=4096)
+    @functools.lru_cache(maxsize=4096)
     def of(text: str) -> Form:
         """The inverse of `text`."""
         spec, inputs, names, high_blocks = json.loads(text)

@@ -54,7 +54,9 @@ def restore(layer: Any) -> torch.Tensor:
 
 
 def run(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """x (…, K) times the layer's matrix, without bias: (…, N)."""
+    """x (…, K) times the layer's matrix, without bias: (…, N). Under autocast in its dtype, as a dense product is."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     if layer.kernel == "reference":
         return reference.quantized_linear(x, layer.state(), layer.form.text)
     module, beside = _module(layer.kernel), bool(layer.extra.get("nnz"))

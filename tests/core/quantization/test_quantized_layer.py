@@ -184,6 +184,13 @@ def test_fragments_are_the_operand_of_the_tensor_core():
     assert torch.equal(y, codes.double() @ x.t())
 
 
+def test_autocast_holds_for_quantized_products_too():
+    linear, layer = layer_of("rtn:8")
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(3, 256)
+        assert layer(x).dtype == linear(x).dtype == torch.bfloat16
+
+
 def test_dtypes_survive_casts_and_the_bias_follows():
     _, layer = layer_of("rtn:4", bias=True)
     before = layer.dense_weight()
