@@ -9,8 +9,6 @@ Texts are sorted by length inside and come back in order. A query carries its in
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -21,10 +19,10 @@ from apps.embeddings import prompts
 from apps.embeddings.evaluator import EmbeddingEvaluator
 from apps.embeddings.example import EmbeddingExample, example_from
 from apps.embeddings.options import EmbeddingConfig
-from core.config.files import fsync_dir, read_json, write_json
+from core.config.files import read_json, whole_folder, write_json
 from core.config.run_folder import versions
 from core.config.typed import Places, build
-from core.errors import AppInputError, CheckpointError, ConfigError
+from core.errors import AppInputError, ConfigError
 from core.retrieval import AnnIndex, Bm25Index, DenseIndex, Hit
 
 CARD = "graft_pipeline.json"
@@ -237,24 +235,13 @@ class EmbeddingPipeline:
         Raises:
             CheckpointError: the folder holds something that is no model.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / CARD).is_file())):
-            raise CheckpointError("the place is taken by something else", where=str(path), hint="give a new folder")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
+        with whole_folder(path, CARD) as folder:
             query = prompts.prompt_of(self.config.template, self.config.task)
             made = self.model.to_sentence_transformer(self.tokenizer, self.max_length, {"query": query, "document": ""})
-            made.save(str(temporary), create_model_card=False)
+            made.save(str(folder), create_model_card=False)
             card = {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None}
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
-            write_json(temporary / CARD, {"class": kind, "app": self.app, "config": card, "versions": versions()})
-            shutil.rmtree(path, ignore_errors=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        fsync_dir(path.parent)
+            write_json(folder / CARD, {"class": kind, "app": self.app, "config": card, "versions": versions()})
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -11,8 +11,6 @@ not intents. The dense half is a bi-encoder of sentence-transformers (Qin et al.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -21,7 +19,7 @@ from apps.tool_use.catalogue import Catalogue, ToolQuery
 from apps.tool_use.options import RetrieverConfig
 from apps.tool_use.retriever_score import RetrievalEvaluator
 from apps.tool_use.spec import ToolSpec
-from core.config.files import fsync_dir, read_json, write_json
+from core.config.files import read_json, whole_folder, write_json
 from core.config.run_folder import versions
 from core.config.typed import Places, build
 from core.errors import AppInputError, BackendUnavailable, CheckpointError, ConfigError
@@ -223,30 +221,19 @@ class ToolRetriever:
         Raises:
             CheckpointError: the folder holds something else.
         """
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / CARD).is_file())):
-            raise CheckpointError("the place is taken by something else", where=str(path), hint="give a new folder")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
+        with whole_folder(path, CARD) as folder:
             if self.model is not None:
                 write = getattr(self.model, "write", self.model.save)
-                write(temporary)
+                write(folder)
             if self.catalogue is not None:
                 self._indexed()
-                write_json(temporary / TOOLS, self.catalogue.to_rows())
+                write_json(folder / TOOLS, self.catalogue.to_rows())
                 for name, index in (("bm25", self._words), ("dense", self._meaning)):
                     if index is not None:
-                        index.save(temporary / name)
+                        index.save(folder / name)
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
             settings = dataclasses.asdict(self.config)
-            write_json(temporary / CARD, {"class": kind, "app": self.app, "config": settings, "versions": versions()})
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        fsync_dir(path.parent)
+            write_json(folder / CARD, {"class": kind, "app": self.app, "config": settings, "versions": versions()})
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.errors import GraftError
+from core.errors import CheckpointError, GraftError
 
 
 def fsync_dir(path: str | Path) -> None:
@@ -36,6 +39,31 @@ def write_text(path: str | Path, text: str) -> None:
         raise GraftError(
             f"cannot write: {error.strerror or error}", where=str(path), hint="check free space and permissions"
         ) from error
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path, mark: str) -> Iterator[Path]:
+    """A new folder beside `path` to write into, which takes its place when the block ends without an error.
+
+    Args:
+        mark: name of the file that tells a folder of this kind; one that has it is replaced.
+
+    Raises:
+        CheckpointError: the place holds something else.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / mark).is_file())):
+        raise CheckpointError("the place is taken by something else", where=str(path), hint="give a new folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    fsync_dir(path.parent)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from core.config.files import fsync_dir, read_json, write_json
+from core.config.files import read_json, whole_folder, write_json
 from core.config.run_folder import versions
 from core.config.typed import Places, build
 from core.data.encode import encode, encode_prompt
@@ -253,22 +251,11 @@ class BasePipeline:
         The folder appears whole: everything is written beside it and moved. An adapter whose base has no place on
         disk carries it in base/. Raises `CheckpointError` when the folder holds something that is no model.
         """
-        path = Path(path)
         model = getattr(self.engine, "model", None)
         if model is None:
             raise CheckpointError("this pipeline's engine has no weights to save", where=type(self.engine).__name__)
-        if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not (path / CARD).is_file())):
-            raise CheckpointError("the place is taken by something else", where=str(path), hint="give a new folder")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            self._write(model, temporary)
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        fsync_dir(path.parent)
+        with whole_folder(path, CARD) as folder:
+            self._write(model, folder)
 
     def _write(self, model: Any, path: Path) -> None:
         save_model(model, path)
