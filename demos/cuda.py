@@ -157,7 +157,7 @@ def lights(verdict: CudaVerdict) -> str:
     colour = GREEN if verdict.passed else RED
     words = f'<p><b style="color:{colour}">{html.escape(verdict.meaning)}</b></p>'
     remarks = look.banner([f.replace("_", " ") for f in verdict.flags]) if verdict.flags else ""
-    told = "" if verdict.passed else f"<pre>{html.escape(feedback(verdict))}</pre>"
+    told = "" if verdict.passed else f'<pre style="white-space:pre-wrap">{html.escape(feedback(verdict))}</pre>'
     return f"<div>{''.join(parts)}</div>{words}{remarks}{told}"
 
 
@@ -261,7 +261,7 @@ def rounds_drawn(seen: Sequence[LoopEvent]) -> str:
     ]
     said = "".join(
         f"<details><summary>round {c.round + 1}: {html.escape(v.status.replace('_', ' '))}</summary>"
-        f"<pre>{html.escape(c.verdict.feedback)}</pre></details>"
+        f'<pre style="white-space:pre-wrap">{html.escape(c.verdict.feedback)}</pre></details>'
         for c, (_, v) in zip(candidates, rows)
     )
     return times(rows) + said
