@@ -12,6 +12,7 @@ probability the pipeline abstains.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class QaConfig(PipelineConfig):
         extra: how many are retrieved beside those that a question brings. expand: words added to a lexical query.
         snippets: sentences kept of all passages; 0 keeps them whole. context_chars, shot_chars: characters of passages
             of a question, and of a shot.
+        answers: "json" keeps the answers of factoids and lists to an array of names, while they are generated.
         abstain: a question with options gets the answer "" when none has this probability among them.
     """
 
@@ -50,6 +52,7 @@ class QaConfig(PipelineConfig):
     snippets: int = 0
     context_chars: int = 1500
     shot_chars: int = 300
+    answers: prompts.Form = "text"
     abstain: float = 0.0
 
 
@@ -69,6 +72,7 @@ class QaPipeline(BasePipeline):
         self.solved: list[QaExample] = []
         self.passages: Passages | None = None
         self._shots: Bm25Index | None = None
+        self._names: Any = None
 
     def use(
         self, corpus: Sequence[str] = (), solved: Sequence[QaExample] = (), embed: Embed | None = None
@@ -125,13 +129,14 @@ class QaPipeline(BasePipeline):
         shots = self.shots_for(example)
         placed = dataclasses.replace(example, contexts=found)
         while True:
-            before = prompts.shots_text(template, shots, self.config.shot_chars)
+            before = prompts.shots_text(template, shots, self.config.shot_chars, self.config.answers)
             filled = prompts.fields(placed, before, self.config.context_chars)
             meta = {"passages": found, "shots": len(shots), "options": example.options, "warnings": []}
             request = self.request(prompt_segments(render(template, filled)), **meta)
             limit = getattr(self.engine, "context", None)
             if limit is None or len(request.ids) + 16 <= limit:
-                return dataclasses.replace(request, stop=("\n",))
+                form = self._form() if example.type in prompts.NAMED else None
+                return dataclasses.replace(request, stop=("\n",), constraint=form)
             if not shots:
                 raise AppInputError(
                     f"the question and its passages are too long: {len(request.ids)} tokens, the model takes {limit}",
@@ -139,10 +144,26 @@ class QaPipeline(BasePipeline):
                 )
             shots = shots[1:]
 
+    def _form(self) -> Any:
+        """What holds a generation to an array of names; None for free text, and without a tokenizer to count in."""
+        if self.config.answers != "json" or self.tokenizer is None:
+            return None
+        if self._names is None:
+            from core.inference.constrained.constraint import JsonConstraint
+
+            config = getattr(getattr(self.engine, "model", None), "config", None)
+            size = getattr(config, "vocab_size", None)
+            self._names = JsonConstraint.of_schema(prompts.NAMES, self.tokenizer, size)
+        return self._names
+
     def finish(self, request: Request, output: Output) -> Result:
-        """The first line, with the passages that contain it as citations."""
-        text = output.text.strip().split("\n")[0].strip()
-        cited = [n for n, p in enumerate(request.meta["passages"]) if text and text.lower() in p.lower()]
+        """The first line, or the names of a JSON answer; with the passages that contain it as citations."""
+        text, names = output.text.strip().split("\n")[0].strip(), []
+        if request.constraint is not None:
+            names = [name.strip() for name in json.loads(output.text) if name.strip()]
+            text = "; ".join(names)
+        wanted = [name.lower() for name in names or [text] if name]
+        cited = [n for n, p in enumerate(request.meta["passages"]) if any(name in p.lower() for name in wanted)]
         return Result(text, {"citations": cited, "warnings": [] if text else ["the model returned nothing"]})
 
     def target_text(self, target: str) -> str:

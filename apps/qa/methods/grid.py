@@ -64,7 +64,8 @@ def _callback(ctx: StageContext, test: list[QaExample], more: list[str]) -> Any:
         def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             if ctx.run is None or not state.is_world_process_zero or state.global_step < state.max_steps:
                 return
-            texts = {"context_chars": options.context_chars, "shot_chars": options.shot_chars}
+            names = ("context_chars", "shot_chars", "answers")
+            texts = {name: getattr(options, name) for name in names}
             ask, rows = QaPipeline.from_model(model, ctx.tokenizer, **texts), []
             training = model.training
             model.eval()

@@ -7,7 +7,7 @@ and nothing of optimisers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from apps.qa import prompts
 from apps.qa.data import QaExample
@@ -26,6 +26,7 @@ class SftConfig:
 
     template: str = key("rag", "prompt template: " + ", ".join(prompts.TEMPLATES))
     context_chars: int = key(1500, "characters of passages of a question", least=1)
+    answers: Literal["text", "json"] = key("text", "how the names of factoids and lists are written: text, json")
 
 
 @method("qa.sft", config=SftConfig)
@@ -38,7 +39,7 @@ def sft(ctx: StageContext) -> Stage:
     def row(example: QaExample) -> list[Segment]:
         if not example.answers:
             raise DataError("qa.sft needs answers", field="answers", got=example.question)
-        return render(template, prompts.fields(example, "", ctx.options.context_chars))
+        return render(template, prompts.fields(example, "", ctx.options.context_chars, ctx.options.answers))
 
     rows: Any = [row(example) for example in ctx.train]
     return Stage(rows=rows, eval_rows=[row(example) for example in ctx.eval or ()])

@@ -88,6 +88,22 @@ def test_an_unsure_pipeline_abstains(ask):
     assert sure[0] in ("yes", "no") and unsure == [""]
 
 
+def test_names_are_kept_to_an_array(ask):
+    from apps.qa.prompts import TEMPLATES, answered, shots_text
+
+    pair = QaExample("Name two", "list", (), (("a", "alpha"), ("b",)))
+    assert answered(pair) == "a; b" and answered(pair, "json") == '["a", "b"]'
+    assert answered(QaExample("q", answers=(("yes",),)), "json") == "yes"
+    assert 'Answer: ["a", "b"]' in shots_text(TEMPLATES["closed"], [pair], 0, "json")
+    ask.config = dataclasses.replace(ask.config, answers="json")
+    ask.use(corpus=TEXTS)
+    result = ask({"question": "Which organ makes bile?", "type": "list"}, max_new_tokens=40)
+    ask.config = dataclasses.replace(ask.config, answers="text")
+    names = result.text.split("; ")
+    assert 1 <= len(names) <= 5 and all(name.strip() for name in names)
+    assert not result.text.startswith("[")
+
+
 def test_every_arm_answers_the_same_questions(ask):
     test, solved = load_data(reader="embedded", split="test"), load_data(reader="embedded")
     test = [example for example in test if example.type == "yesno"]
