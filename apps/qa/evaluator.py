@@ -14,14 +14,15 @@ from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
 from core.evaluation.report import Metric, Report
 
-YESNO = ("accuracy", "macro_f1", "majority")
+YESNO = ("accuracy", "macro_f1", "majority", "answered", "accuracy_answered")
 FACTOID = ("strict", "lenient", "mrr")
 LIST = ("list_precision", "list_recall", "list_f1")
 SUMMARY = ("rouge2_recall", "rouge2_f1", "rouge_su4_recall", "rouge_su4_f1")
 
 
 class QaEvaluator(BaseEvaluator):
-    """All figures in percent. `majority` is what always giving the most frequent answer would reach.
+    """All figures in percent. `majority` is what always giving the most frequent answer would reach; an empty text
+    abstains: `answered` is the share of yes-no questions with an option, `accuracy_answered` the accuracy on these.
 
     A prediction is a text; candidates of a factoid or a list stand in a list, or in the text apart by ";".
     """
@@ -71,7 +72,11 @@ class QaEvaluator(BaseEvaluator):
         classes = sorted({option for _, example, _ in triples for option in example.options})
         majority = 100 * Counter(wanted).most_common(1)[0][1] / len(wanted)
         f1 = 100 * field.macro_f1(predicted, wanted, classes)
+        given = [float(p == w) for p, w in zip(predicted, wanted) if p]
+        abstained = Metric(None, 0, skipped="the model abstained from every question")
         return {
+            "answered": Metric(100 * len(given) / len(wanted), len(wanted), unit="%"),
+            "accuracy_answered": self._mean(given) if given else abstained,
             "accuracy": self._mean([float(p == w) for p, w in zip(predicted, wanted)]),
             "macro_f1": Metric(f1, len(wanted), unit="%"),
             "majority": Metric(majority, len(wanted), unit="%"),

@@ -43,6 +43,8 @@ def test_twenty_questions_by_hand():
         "accuracy": 5 / 7,
         "macro_f1": (3 / 4 + 2 / 3) / 2,
         "majority": 4 / 7,
+        "answered": 7 / 7,
+        "accuracy_answered": 5 / 7,
         "strict": 2 / 6,
         "lenient": 4 / 6,
         "mrr": (1 + 1 / 2 + 0 + 1 + 1 / 5 + 0) / 6,
@@ -58,6 +60,16 @@ def test_twenty_questions_by_hand():
     for name, value in wanted.items():
         assert report.value(name) == pytest.approx(100 * value), name
     assert report.primary == "accuracy" and len(report.rows) == 20
+
+
+def test_who_abstains_answers_fewer_and_these_better():
+    report = QaEvaluator(bootstrap=0).score(
+        ["yes", "", "no", "perhaps"], [yesno(a) for a in ("yes", "yes", "yes", "no")]
+    )
+    values = {name: report.value(name) for name in ("accuracy", "answered", "accuracy_answered")}
+    assert values == {"accuracy": 25.0, "answered": 50.0, "accuracy_answered": 50.0}
+    nothing = QaEvaluator(bootstrap=0).score([""], [yesno("yes")])
+    assert "abstained from every question" in nothing.metrics["accuracy_answered"].skipped
 
 
 def test_names_are_compared_without_articles_and_marks():
