@@ -8,6 +8,7 @@ the host before the candidate starts, and its place on the device is overwritten
 from __future__ import annotations
 
 import base64
+import copy
 import ctypes
 import time
 
@@ -83,7 +84,7 @@ def prepare(source: str, sizes: dict, seed: int, limit: int) -> dict:
         known = {**constants(source), **sizes}
         inner = used_by(source, "get_inputs")
         free = {n for n in known if n.partition(".")[0] in inner and known[n] > 8}
-        here = halved(source, dict(known), free, limit, 16)
+        here = _sized(source, known, free, limit)
         here = {n: v for n, v in here.items() if v != constants(source).get(n)}
         made = [Made(source, here, seed, device="cuda"), Made(source, here, seed + 1, device="cuda")]
         for one in made:
@@ -114,6 +115,16 @@ def prepare(source: str, sizes: dict, seed: int, limit: int) -> dict:
     return reply
 
 
+def _sized(source: str, known: dict, free: set, limit: int) -> dict:
+    """Sizes below the limit; as they are for a reference that cannot be tried without memory."""
+    try:
+        return halved(source, dict(known), free, limit, 16)
+    except ReferenceFailed as error:
+        if error.where == TOO_LARGE:
+            raise
+        return dict(known)
+
+
 def _exact(made: Made) -> list:
     """The output in float64 on the host; in its own precision where the device is too small for that."""
     try:
@@ -132,7 +143,7 @@ def _flops(made: Made) -> float:
 
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            made.model(*made.arguments)
+            copy.deepcopy(made.model)(*(a.clone() if isinstance(a, torch.Tensor) else a for a in made.arguments))
         return float(counter.get_total_flops())
     except Exception:
         return 0.0
@@ -149,7 +160,7 @@ def measure(cubin: str, buffers: list, launches: list, tolerances: list, options
     module = driver().load(base64.b64decode(cubin))
     stream = torch.cuda.current_stream().cuda_stream
     try:
-        runs = [_Run(module, buffers, launches, one) for one in made]
+        runs = [_Run(module, buffers, launches, one) for one in made]  # before a baseline runs
         for run in runs:
             run.poison()
             run.queue(stream)
@@ -180,12 +191,14 @@ class _Run:
 
     def __init__(self, module: ctypes.c_void_p, buffers: list, launches: list, made: Made) -> None:
         tensors = [*made.inputs.values(), *made.weights.values()]
-        self.kinds, self.places, self.given = [b[0] for b in buffers], [], tensors
+        self.kinds, self.places = [b[0] for b in buffers], []
+        # copies, because a reference may write into its inputs and statistics
+        self.given = [_as_bytes(tensor).clone() for tensor in tensors]
         self.zero = [i for i, b in enumerate(buffers) if b[2]]
         for index, (kind, size, _) in enumerate(buffers):
             place = Buffer(size)
             if kind == 0:
-                place.bytes.copy_(_as_bytes(tensors[index]))
+                place.bytes.copy_(self.given[index])
             self.places.append(place)
         self.prepared = Prepared(driver(), module, launches, [p.pointer for p in self.places])
 
@@ -207,7 +220,7 @@ class _Run:
         for index, (kind, place) in enumerate(zip(self.kinds, self.places)):
             if not place.intact():
                 problem = problem or f"writes outside buffer {index}"
-            if kind == 0 and not torch.equal(place.bytes, _as_bytes(self.given[index])):
+            if kind == 0 and not torch.equal(place.bytes, self.given[index]):
                 problem = problem or f"writes into input {index}"
         outputs = [p for k, p in zip(self.kinds, self.places) if k == 1]
         found: dict = {"passed": True, "problem": problem, "relative": 0.0, "worst": None}
