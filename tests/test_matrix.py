@@ -64,7 +64,8 @@ ROWS = {
     "green": Row(edit("green", rho=0.9), FROZEN),
     "pruned": Row(edit("prune", method="magnitude", pattern="2:4", kl=1.0), FROZEN),
     "adaptive masks": Row(edit("ast", slorb_k=4), FROZEN),
-    "welore": Row(edit("welore", lrc_rule="breakeven"), FROZEN),
+    "welore": Row(edit("welore", err=0.4, lrc_rule="breakeven")),
+    "welore, all of it": Row(edit("welore", err=0.4, lrc_rule="breakeven", train="all"), FROZEN),
     "skipping": Row(edit("skip_ffn", threshold=0.9, cold_start=0, cold_end=2), FROZEN),
 }
 

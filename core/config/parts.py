@@ -53,7 +53,8 @@ def check_quantization(model: ModelConfig, places: Places, path: tuple) -> None:
     except ConfigError as error:
         raise ConfigError(error.what, where=where, hint=error.hint) from None
     learns = any(adapter.path is None for adapter in model.adapters) or any(
-        edit.get("kind") in EDITS and EDITS.get(edit["kind"]).trains for edit in model.edits
+        edit.get("kind") in EDITS and EDITS.get(edit["kind"]).trains and edit.get("train") != "all"
+        for edit in model.edits
     )
     if spec and spec.trained and learns:
         raise ConfigError(

@@ -200,7 +200,9 @@ for _kind, _part in {
     ),
     "prune": Part("core.sparse.masks:build", "core.config.sparse:PruneOptions", "core.sparse.masks:hook"),
     "ast": Part("core.sparse.ast:build", "core.config.sparse:AstOptions", "core.sparse.ast:hook"),
-    "welore": Part("core.sparse.welore:build", "core.config.sparse:WeLoreOptions"),
+    "welore": Part(
+        "core.sparse.welore:build", "core.config.sparse:WeLoreOptions", "core.sparse.welore:hook", trains=True
+    ),
     "learngene": Part("core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions"),
     "descend": Part("core.control.learngene:build_descendant", "core.control.options:DescendOptions"),
 }.items():

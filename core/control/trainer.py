@@ -9,24 +9,16 @@ import torch
 from core.control.expand import branch_weights, sidecars
 from core.control.options import ControlConfig
 from core.models.blocks.sidecar import Alignment
+from core.objectives.partly import PartlyQuantized
 
 IGNORE = -100
 
 
-class ControlTrainerMixin:
+class ControlTrainerMixin(PartlyQuantized):
     """A Trainer whose loss is its own plus the mean distance of the branches, over tokens that are not padding.
 
     The distance and the weight of each new branch are logged beside the loss.
     """
-
-    def __init__(self, model: Any = None, *args: Any, **kwargs: Any) -> None:
-        # the Trainer refuses quantized models without peft; here the frozen branches are quantized and the new are not
-        quantized = getattr(model, "is_quantized", False)
-        if quantized:
-            model.is_quantized = False
-        super().__init__(model, *args, **kwargs)
-        if quantized:
-            model.is_quantized = True
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -22,6 +22,7 @@ from core.models.linear import dense_weight, features
 from core.models.linear_form import LowRankLinear
 from core.models.surgery import forget, ops_of, replace_linear
 from core.models.topology import ModelTopology
+from core.objectives.partly import PartlyQuantized
 from core.sparse.masks import prunable
 from core.statistics.allocate import threshold_bisect
 from core.statistics.importance import Pattern
@@ -174,5 +175,16 @@ def to_dense(model: Any) -> Any:
 
 def build(model: Any, options: WeLoreOptions, context: BuildContext) -> Any:
     """`welore` as an edit of a recipe."""
-    welore(model, options, spectra(model, options.cache) if options.cache else None)
+    report = welore(model, options, spectra(model, options.cache) if options.cache else None)
+    if not report.lowrank:
+        warnings.warn(
+            "no map lost enough ranks to become factors, so the model stays as it was and everything trains; raise "
+            "err, or take lrc_rule: breakeven",
+            stacklevel=2,
+        )
     return model
+
+
+def hook(trainer_cls: type, model: Any, options: WeLoreOptions) -> tuple[type, list[Any]]:
+    """The Trainer of a stage that trains the factors; the maps that stay may be quantized."""
+    return type(f"WeLore{trainer_cls.__name__}", (PartlyQuantized, trainer_cls), {}), []
