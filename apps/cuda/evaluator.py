@@ -19,7 +19,7 @@ from apps.cuda.metrics import THRESHOLDS, fast_p, geometric_mean_speedup
 from apps.cuda.verdict import CudaVerdict
 from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
 from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.passk import mean_pass_at_k
+from core.evaluation.figures import mean_percent, pass_metric, share
 from core.evaluation.report import Metric, Report
 
 _FAST = tuple(f"fast_{p:g}" for p in THRESHOLDS)
@@ -109,9 +109,9 @@ class CudaEvaluator(BaseEvaluator):
             metrics[f"compile@{k}"] = self._at(
                 k, [(len(row), sum(v.compiled for v in row)) for i, row in enumerate(verdicts) if i not in invalid]
             )
-        metrics["match"] = _mean([100 * v.score for v in flat if v.trials], "nothing was run", "%")
-        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
-        metrics["flagged"] = _share([bool(v.flags) or v.status.endswith("_timing") for v in flat], higher=False)
+        metrics["match"] = mean_percent([v.score for v in flat if v.trials], "nothing was run")
+        metrics["empty"] = share([not text.strip() for texts in samples for text in texts], higher=False)
+        metrics["flagged"] = share([bool(v.flags) or v.status.endswith("_timing") for v in flat], higher=False)
         metrics |= self._speeds([verdicts[i] for i in valid])
         wanted = set(self.metrics) | {f"{name}@{k}" for k in self.k for name in ("pass", "compile")}
         problems = [{"id": examples[i].id, "reason": verdicts[i][0].detail} for i in invalid]
@@ -149,14 +149,7 @@ class CudaEvaluator(BaseEvaluator):
         return self.harness.engine != "emulator"
 
     def _at(self, k: int, counts: Sequence[tuple[int, int]]) -> Metric:
-        if not counts:
-            return Metric(None, 0, skipped="no problem could be judged")
-        fewest = min(n for n, _ in counts)
-        if fewest < k:
-            return Metric(None, len(counts), skipped=f"needs {k} samples a problem, one has {fewest}")
-        found = mean_pass_at_k(counts, k, resamples=max(1, self.bootstrap), seed=self.seed)
-        ci = (100 * found.ci95[0], 100 * found.ci95[1]) if self.bootstrap else None
-        return Metric(100 * found.value, len(counts), ci, unit="%")
+        return pass_metric(counts, k, bootstrap=self.bootstrap, seed=self.seed)
 
     @staticmethod
     def _row(index: int, example: CudaExample, texts: Sequence[str], verdicts: Sequence[CudaVerdict]) -> dict[str, Any]:
@@ -175,19 +168,7 @@ class CudaEvaluator(BaseEvaluator):
         reason = f"{error.what} {error.hint or ''}".strip()
         names = [*self.metrics, *(f"pass@{k}" for k in self.k if f"pass@{k}" not in self.metrics)]
         metrics = {name: Metric(None, 0, skipped=reason) for name in sorted(names, key=lambda n: n != self.primary)}
-        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
+        metrics["empty"] = share([not text.strip() for texts in samples for text in texts], higher=False)
         rows = [{"id": e.id or str(i), "input": e.spec, "prediction": t[0]} for i, (e, t) in
                 enumerate(zip(examples, samples))]  # fmt: skip
         return Report(self.name, metrics, {"skipped": reason}, rows, [], "empty")
-
-
-def _share(flags: Sequence[bool], higher: bool = True) -> Metric:
-    if not flags:
-        return Metric(None, 0, skipped="nothing to count", higher_is_better=higher)
-    return Metric(100.0 * sum(flags) / len(flags), len(flags), unit="%", higher_is_better=higher)
-
-
-def _mean(values: Sequence[float], nothing: str, unit: str) -> Metric:
-    if not values:
-        return Metric(None, 0, skipped=nothing)
-    return Metric(sum(values) / len(values), len(values), unit=unit)

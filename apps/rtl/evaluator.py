@@ -18,7 +18,7 @@ from apps.rtl.answers import METRICS, report_on
 from apps.rtl.example import RtlExample
 from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
 from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.passk import mean_pass_at_k
+from core.evaluation.figures import mean_percent, pass_metric, share
 from core.evaluation.report import Metric, Report
 
 _KNOWN = ("pass@1", "compiles", "match", "empty", "official_pass@1")
@@ -116,9 +116,9 @@ class RtlEvaluator(BaseEvaluator):
         if "pass@1" not in metrics:
             metrics["pass@1"] = self._pass_at(counts, 1)
         flat = [v for i in valid for v in verdicts[i]]
-        metrics["compiles"] = _share([v.stage == "function" or v.passed for v in flat])
-        metrics["match"] = _mean([v.score for v in flat if v.samples])
-        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
+        metrics["compiles"] = share([v.stage == "function" or v.passed for v in flat])
+        metrics["match"] = mean_percent([v.score for v in flat if v.samples], "no testbench counted samples")
+        metrics["empty"] = share([not text.strip() for texts in samples for text in texts], higher=False)
         if self.official:
             rows = self._verdicts(samples, examples, self.official)
             metrics["official_pass@1"] = self._pass_at([(len(r), sum(v.passed for v in r)) for r in rows], 1)
@@ -137,14 +137,7 @@ class RtlEvaluator(BaseEvaluator):
         )
 
     def _pass_at(self, counts: Sequence[tuple[int, int]], k: int) -> Metric:
-        if not counts:
-            return Metric(None, 0, skipped="no problem could be judged")
-        fewest = min(n for n, _ in counts)
-        if fewest < k:
-            return Metric(None, len(counts), skipped=f"needs {k} samples a problem, one has {fewest}")
-        found = mean_pass_at_k(counts, k, resamples=max(1, self.bootstrap), seed=self.seed)
-        ci = (100 * found.ci95[0], 100 * found.ci95[1]) if self.bootstrap else None
-        return Metric(100 * found.value, len(counts), ci, unit="%")
+        return pass_metric(counts, k, bootstrap=self.bootstrap, seed=self.seed)
 
     @staticmethod
     def _row(index: int, example: RtlExample, texts: Sequence[str], verdicts: Sequence[Any]) -> dict[str, Any]:
@@ -161,19 +154,7 @@ class RtlEvaluator(BaseEvaluator):
         reason = f"{error.what} {error.hint or ''}".strip()
         names = {*self.metrics, *(f"pass@{k}" for k in self.k or (1,))} - set(_OTHERS)
         metrics = {name: Metric(None, 0, skipped=reason) for name in sorted(names, key=lambda n: n != self.primary)}
-        metrics["empty"] = _share([not text.strip() for texts in samples for text in texts], higher=False)
+        metrics["empty"] = share([not text.strip() for texts in samples for text in texts], higher=False)
         rows = [{"id": e.id or str(i), "input": e.spec, "prediction": t[0]} for i, (e, t) in
                 enumerate(zip(examples, samples))]  # fmt: skip
         return Report(self.name, metrics, {"skipped": reason}, rows, [], "empty")
-
-
-def _share(flags: Sequence[bool], higher: bool = True) -> Metric:
-    if not flags:
-        return Metric(None, 0, skipped="nothing to count", higher_is_better=higher)
-    return Metric(100.0 * sum(flags) / len(flags), len(flags), unit="%", higher_is_better=higher)
-
-
-def _mean(values: Sequence[float]) -> Metric:
-    if not values:
-        return Metric(None, 0, skipped="no testbench counted samples")
-    return Metric(100.0 * sum(values) / len(values), len(values), unit="%")
