@@ -19,7 +19,7 @@ import yaml
 
 from core.config.limits import check_limits, settle
 from core.config.parts import check_parts, check_trackers
-from core.config.registry import METHODS, App, blocks_read, get_app
+from core.config.registry import METHODS, App, app_of, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
 from core.errors import ConfigError, UnsupportedError, nearest
@@ -174,13 +174,6 @@ def merge_blocks(base: Any, over: Any) -> Any:
     if isinstance(base, dict) and isinstance(over, dict):
         return {**base, **{name: merge_blocks(base.get(name), item) for name, item in over.items()}}
     return copy.deepcopy(over)
-
-
-def app_of(recipe: Recipe) -> App:
-    """The app of a recipe, with the rooms of its last method where those are of another kind."""
-    app = get_app(recipe.app)
-    last = recipe.stages[-1].method if recipe.stages else recipe.method
-    return app.rooms.get(last or "", app)
 
 
 def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:

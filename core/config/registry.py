@@ -345,3 +345,10 @@ def get_app(name: str) -> App:
     app: App = importlib.import_module(f"apps.{name}").APP
     app.load_methods()
     return app
+
+
+def app_of(recipe: Any) -> App:
+    """The app of a recipe, with the rooms of its last method where those are of another kind."""
+    app = get_app(recipe.app)
+    last = recipe.stages[-1].method if recipe.stages else recipe.method
+    return app.rooms.get(last or "", app)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config.load import app_of
-from core.config.registry import App, get_app
+from core.config.registry import App, app_of, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import EvalConfig, SourceConfig
 from core.data.rows import BadRows, read_sources

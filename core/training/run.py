@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config.files import read_json, write_json
-from core.config.load import ResolvedStage, app_of, resolve_stages
-from core.config.registry import App
+from core.config.load import ResolvedStage, resolve_stages
+from core.config.registry import App, app_of
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
 from core.data.rows import BadRows, Examples, read_sources

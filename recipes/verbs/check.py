@@ -26,7 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.config.load import app_of, dump_yaml, load_recipe, resolve_stages, smoke
+    from core.config.load import dump_yaml, load_recipe, resolve_stages, smoke
+    from core.config.registry import app_of
     from core.training.evaluate import check_select
 
     start = time.perf_counter()

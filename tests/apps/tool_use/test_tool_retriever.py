@@ -282,7 +282,8 @@ def test_the_loss_is_the_one_worked_by_hand_and_a_large_batch_gives_the_same_gra
 
 def test_training_from_nothing_learns_and_opens_again(tmp_path):
     from apps.tool_use import RETRIEVAL
-    from core.config.load import app_of, recipe_from
+    from core.config.load import recipe_from
+    from core.config.registry import app_of
     from core.config.run_folder import RunFolder
     from core.config.typed import Places
     from core.training.run import train
