@@ -9,6 +9,7 @@ Texts are sorted by length inside and come back in order. A query carries its in
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -47,7 +48,7 @@ class EmbeddingPipeline:
         self.config: EmbeddingConfig = config or EmbeddingConfig()
         prompts.prompt_of(self.config.template, "")
         self.source: dict[str, Any] = {}
-        self.truncated = 0
+        self.truncated, self._warned = 0, False
 
     @classmethod
     def from_model(cls, model: Any, tokenizer: Any, **config: Any) -> Self:
@@ -143,6 +144,12 @@ class EmbeddingPipeline:
             return np.zeros((0, self.dimension), np.float32)
         encoded = encode_texts(self.tokenizer, texts, [prompt] * len(texts), self.max_length)
         self.truncated = sum(text.cut for text in encoded)
+        if self.truncated and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.truncated} of {len(texts)} texts are longer than {self.max_length} tokens and are cut",
+                stacklevel=3,
+            )
         found = torch.empty(len(texts), self.model.dimension)
         training = self.model.training
         self.model.eval()

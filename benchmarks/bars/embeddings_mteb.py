@@ -97,7 +97,7 @@ def peer_scores(python: str, folder: Path) -> dict[str, Any]:
     script = ROOT / "benchmarks" / "peers" / "mteb_scores.py"
     command = [python, str(script), str(resolve_path(package_model())), str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
