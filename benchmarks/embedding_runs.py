@@ -1,6 +1,7 @@
 """The arms of the embedding bars: tune a small decoder with a pooling, then score tools and sentence pairs.
 
-Arms are small and mostly wait for the host, so several share a GPU, each in a process of its own.
+Every arm, causal or not, is warmed up on the same texts. Arms are small and mostly wait for the host, so several share
+a GPU, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -57,6 +58,15 @@ def arm(work: Path, name: str, overrides: list[str]) -> dict[str, Any]:
             "spearman": pairs_score(run),
             "seconds": sum(stage["seconds"] for stage in stages),
         }
+
+
+def stages(steps: int, quick: bool) -> str:
+    """The override that keeps warm-up and stage 1, with so many steps of the latter."""
+    train = f"{{max_steps: {2 if quick else 150}, lr: 3e-4}}"
+    warm = f"{{name: warm, method: embeddings.warm, with: {{share: 0.2}}, train: {train}}}"
+    options = "{temperature: 0.05, negatives: 3, apart: 0.8}"
+    first = f"{{name: stage1, method: embeddings.stage1, with: {options}, train: {{max_steps: {steps}, lr: 2e-4}}}}"
+    return f"stages=[{warm}, {first}]"
 
 
 def pairs_score(model: Path | str) -> float:

@@ -1,7 +1,8 @@
 """Latent attention against mean and last-token pooling, and two directions against one, from a small decoder.
 
-Each arm is tuned on four fifths of MetaTool's queries (stage 1) and scored on the rest, over three seeds; STS-B dev is
-reported beside it. BM25 on the same queries is the floor. All arms share base, data, steps and learning rate.
+Each arm is warmed up on hidden tokens and tuned on four fifths of MetaTool's queries (stage 1), and scored on the rest,
+over three seeds; STS-B dev is reported beside it. BM25 on the same queries is the floor. All arms share base, data,
+steps and learning rate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.embedding_runs import arms, prepared
+from benchmarks.embedding_runs import arms, prepared, stages
 from benchmarks.embedding_sets import TASK, lexical
 
 EDITS = {
@@ -52,16 +53,8 @@ def measure(setting: Setting) -> Measured:
 
 
 def overrides(edit: str, seed: int, quick: bool) -> list[str]:
-    train = f"train: {{max_steps: {3 if quick else 300}, lr: 2e-4}}"
-    stage = (
-        f"{{name: stage1, method: embeddings.stage1, with: {{temperature: 0.05, negatives: 3, apart: 0.8}}, {train}}}"
-    )
-    return [
-        f"seed={seed}",
-        f"model.edits=[{edit}]",
-        f"stages=[{stage}]",
-        *(["train.batch.size=16", "eval.limit=400"] if quick else []),
-    ]
+    short = ["train.batch.size=16", "eval.limit=400"] if quick else []
+    return [f"seed={seed}", f"model.edits=[{edit}]", stages(3 if quick else 300, quick), *short]
 
 
 BAR = Bar(
