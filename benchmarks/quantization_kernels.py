@@ -16,6 +16,8 @@ from typing import Any
 from benchmarks.bars.quantization_w4a16 import SHAPES, bandwidth, graph_ms, make_layer, plain
 from core.errors import BackendUnavailable
 
+SPECS = ("rtn:4", "rtn:4:g64", "nf4", "bitmod:4", "squeezellm:dense", "squeezellm", "trilm", "rtn:8", "llm_int8")
+
 
 def main() -> int:
     import torch
@@ -52,7 +54,17 @@ def others(n: int, k: int) -> None:
         dense = [weight, weight.clone()]
         bf16 = graph_ms([partial(torch.nn.functional.linear, x, w) for w in dense], False)
         print(f"\n{n} × {k}, {m} rows: bf16 {1e6 * bf16:.0f} ns")
-        for spec in ("rtn:4", "rtn:4:g64", "nf4", "bitmod:4", "squeezellm:dense", "squeezellm", "trilm", "llm_int8"):
+        for spec in (
+            "rtn:4",
+            "rtn:4:g64",
+            "nf4",
+            "bitmod:4",
+            "squeezellm:dense",
+            "squeezellm",
+            "trilm",
+            "rtn:8",
+            "llm_int8",
+        ):
             try:
                 layers = [random_layer(n, k, spec).prepare() for _ in range(6)]
                 spent = graph_ms([partial(_forward, layer, x) for layer in layers], False)

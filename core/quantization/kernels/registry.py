@@ -22,6 +22,7 @@ from core.quantization.kernels import reference
 KERNELS = {
     "lut": "core.quantization.kernels.cpu.lut",
     "w4": "core.quantization.kernels.cuda.w4_a16",
+    "w8": "core.quantization.kernels.triton.w8_a16",
     "w8a8": "core.quantization.kernels.triton.w8_a8",
 }
 

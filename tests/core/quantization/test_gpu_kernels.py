@@ -17,6 +17,7 @@ from core.quantization.kernels.reference import decode_in_steps
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="needs Triton and TRITON_INTERPRET=1")
 W4 = ("rtn:4", "rtn:4:g64", "rtn:3:row", "nf4", "bitmod:3", "bitmod:4", "squeezellm:dense", "trilm", "rtn:4:sym:g256")
+BYTES = ("rtn:8", "rtn:6:g32", "rtn:8:row:sym", "rtn:4:g32", "bipolar:5:a16")
 W8 = ("llm_int8", "qoq", "bitlinear", "abq", "rtn:4:row:a8")
 
 
@@ -86,6 +87,22 @@ def test_the_triton_twin_reads_the_layout(spec):
 
 
 @interpreted
+@pytest.mark.parametrize("spec", BYTES)
+def test_bytes_are_multiplied_as_they_decode(spec):
+    from core.quantization.kernels.triton import w8_a16
+
+    layer = layer_of(spec, 256, 72)
+    layer._layout = layout = w8_a16.arrange(layer)
+    assert torch.equal(w8_a16.restore(layer), layer.planes)
+    layer._layout = ()
+    wanted = layer.dense_weight()
+    assert relative(w8_a16.decode(*layout, torch.float32), wanted) < 1e-6
+    for rows in (1, 17):
+        x = torch.randn(rows, 256).half()
+        assert relative(w8_a16.launch(x, *layout), x.float() @ wanted.t()) < 1e-3
+
+
+@interpreted
 @pytest.mark.parametrize("spec", W8)
 def test_int8_products_are_the_references_own(spec):
     from core.quantization.kernels.triton import w8_a8
@@ -139,6 +156,20 @@ def test_products_and_gradients_on_a_gpu(spec, dtype):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("spec", BYTES)
+def test_bytes_on_a_gpu(spec):
+    layer = layer_of(spec, 1280, 264)
+    dense = layer.dense_weight().cuda()
+    layer = layer.cuda().prepare("w8")
+    for rows in (1, 17, 64, 100):
+        x = torch.randn(rows, 1280, device="cuda", dtype=torch.bfloat16)
+        assert relative(layer(x), x.float() @ dense.t()) < 0.01
+    x = torch.randn(5, 1280, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    layer(x).sum().backward()
+    assert relative(x.grad, dense.sum(0).expand(5, -1)) < 0.01
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("spec", W8)
 def test_int8_on_a_gpu(spec):
     layer = layer_of(spec, 1280, 264).cuda()
@@ -150,7 +181,7 @@ def test_int8_on_a_gpu(spec):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("spec,kernel", (("rtn:4", "w4"), ("nf4", "w4"), ("llm_int8", "w8a8")))
+@pytest.mark.parametrize("spec,kernel", (("rtn:4", "w4"), ("nf4", "w4"), ("rtn:8", "w8"), ("llm_int8", "w8a8")))
 def test_kernels_compile_into_one_graph(spec, kernel):
     layer = layer_of(spec, 1280, 48).cuda().prepare(kernel)
     x = torch.randn(2, 1280, device="cuda", dtype=torch.bfloat16)

@@ -24,8 +24,7 @@ def multiply(
     if count > MOST_ROWS:
         return rows @ decode(weights, both, tables, book, rows.dtype).t()
     groups, programs = inputs // GROUP, -(-outputs // OUTPUTS)
-    parts = min(groups, max(1, 2 * _processors(rows.device) // programs))
-    share = -(-groups // parts)
+    share = -(-groups // parts_of(programs, groups, rows.device))
     parts = -(-groups // share)
     kind = torch.float32 if parts > 1 else rows.dtype
     out = torch.empty(parts, count, outputs, dtype=kind, device=rows.device)
@@ -49,6 +48,11 @@ def decode(
         weights, both, tables[1], out, groups * GROUP, BOOK=book, HALVES=halves, BN=ROWS
     )
     return out
+
+
+def parts_of(programs: int, steps: int, device: torch.device) -> int:
+    """Into how many parts K is cut, so that every multiprocessor has two programs."""
+    return min(steps, max(1, 2 * _processors(device) // programs))
 
 
 @functools.cache
