@@ -66,6 +66,7 @@ ROWS = {
     "adaptive masks": Row(edit("ast", slorb_k=4), FROZEN),
     "welore": Row(edit("welore", err=0.4, lrc_rule="breakeven")),
     "welore, all of it": Row(edit("welore", err=0.4, lrc_rule="breakeven", train="all"), FROZEN),
+    "deepnorm": Row(edit("deepnorm"), FROZEN),
     "skipping": Row(edit("skip_ffn", threshold=0.9, cold_start=0, cold_end=2), FROZEN),
 }
 

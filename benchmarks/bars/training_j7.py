@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.data import data_root
-from benchmarks.peers.compare import chosen, in_turns, judged, together
+from benchmarks.peers.compare import chosen, in_turns, judged, together, with_other_commands
 
 LEAST = {"trl": 1.3}
 
@@ -32,4 +32,5 @@ BAR = Bar(
     needs="cpu",
     minutes=15,
     measure=measure,
+    judge=with_other_commands,
 )

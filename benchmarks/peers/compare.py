@@ -8,6 +8,7 @@ peer's own.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -183,23 +184,33 @@ def together(verdicts: Any) -> bool | None:
 
 
 def with_other_commands(result: dict[str, Any]) -> dict[str, Any]:
-    """A comparison judged again, with the verdicts on peers that other commands (`--peers`) have measured."""
-    details = dict(result.get("details") or {})
-    if "verdicts" not in details:
+    """A comparison judged again, with the verdicts on peers that other commands (`--peers`) have measured.
+
+    A bar of several comparisons has the details of each under its name.
+    """
+    details = copy.deepcopy(result.get("details") or {})
+    parts = _comparisons(details)
+    if not parts:
         return result
-    others, verdicts = {}, dict(details["verdicts"])
+    others, value = {}, result["value"]
     for path in sorted(runner.RESULTS.glob(f"{result['id']}.*.json")):
         other = read_json(path)
         if other["command"] == result["command"]:
             continue
-        for name, verdict in other["details"]["verdicts"].items():
-            if verdict is not None and verdicts.get(name) is None:
-                verdicts[name] = verdict
-        others[other["command"]] = {
-            "device": other["device"],
-            "value": other["value"],
-            "baseline": other["baseline"],
-            **{key: other["details"][key] for key in ("speed against", "memory against")},
-        }
+        told = {"device": other["device"], "value": other["value"], "baseline": other["baseline"]}
+        for name, part in _comparisons(other["details"]).items():
+            mine = parts[name]["verdicts"]
+            mine |= {peer: v for peer, v in part["verdicts"].items() if v is not None and mine.get(peer) is None}
+            told |= {f"{name} {key}".strip(): part[key] for key in ("speed against", "memory against")}
+        others[other["command"]] = told
+        value = other["value"] if value is None else value
     details |= {"other commands": others} if others else {}
-    return {**result, "pass": together(verdicts.values()), "details": details}
+    verdicts = [verdict for part in parts.values() for verdict in part["verdicts"].values()]
+    return {**result, "value": value, "pass": together(verdicts), "details": details}
+
+
+def _comparisons(details: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The details of each comparison of a bar, by name; of a single one under no name."""
+    if "verdicts" in details:
+        return {"": details}
+    return {name: part for name, part in details.items() if isinstance(part, dict) and "verdicts" in part}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +111,23 @@ def test_peers_measured_by_other_commands_join_the_verdict(monkeypatch, tmp_path
         assert compare.with_other_commands(mine)["pass"] is verdict
 
 
+def test_a_bar_of_two_comparisons_takes_from_each_what_the_other_lacks(monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+
+    def stored(command, value, lora, full):
+        part = {"speed against": {"trl": value}, "memory against": {}}
+        details = {"LoRA": {**part, "verdicts": {"trl": lora}}, "full": {**part, "verdicts": {"trl": full}}}
+        return {
+            "id": "training.J7", "command": command, "device": "d", "value": value, "baseline": {}, "details": details,
+        }  # fmt: skip
+
+    for full in (True, False):
+        (tmp_path / "training.J7.trl.json").write_text(json.dumps(stored("--peers trl", 1.4, True, full)))
+        whole = compare.with_other_commands(stored("all", None, None, None))
+        assert whole["pass"] is full and whole["value"] == 1.4
+        assert whole["details"]["other commands"]["--peers trl"]["LoRA speed against"] == {"trl": 1.4}
+
+
 def test_a_peer_without_its_packages_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(compare.PEERS, "broken", ["-c", "import a_package_that_is_not_here"])
     with pytest.raises(Unavailable, match="a_package_that_is_not_here"):
@@ -193,6 +211,15 @@ def test_ours_and_trl_learn_the_same_in_twenty_steps(tmp_path, peer, job):
     assert len(found["graft"]["losses"]) == COMPARED
     assert found["graft"]["losses"][-1] < 0.6 * found["graft"]["losses"][0], "losses that do not fall say nothing"
     assert compare.losses_apart(results)[peer] < 5e-3
+
+
+@pytest.mark.slow
+def test_ours_and_llamafactory_learn_the_same(tmp_path):
+    if not (Path(os.environ.get("GRAFT_PEERS", "/nowhere")) / "llamafactory" / "bin" / "python").is_file():
+        pytest.skip("no environment of LLaMA-Factory in GRAFT_PEERS")
+    found = {name: compare.run_peer(name, "J1-losses", tmp_path) for name in ("graft", "llamafactory")}
+    results = {name: {**run, "compared": run["losses"]} for name, run in found.items()}
+    assert compare.losses_apart(results)["llamafactory"] < 5e-3
 
 
 @pytest.mark.slow
