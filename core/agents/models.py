@@ -5,6 +5,7 @@ Both are functions of the conversation alone, sampling included, so a resumed ru
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from collections.abc import Sequence
@@ -50,7 +51,19 @@ class EngineModel:
         return "\n".join([*turns, "Assistant:"])
 
     def count(self, text: str) -> int:
-        """Tokens of a text."""
+        """Tokens of a text, and of what the template puts around a message."""
+        return self._tokens(text) + self._around
+
+    @functools.cached_property
+    def _around(self) -> int:
+        """The most that the template adds for a message of any role, with the opening of an answer."""
+        system, user, assistant = (Message(role, "x") for role in ("system", "user", "assistant"))
+        alone, given, answered = (
+            self._tokens(self.render(talk)) for talk in ([user], [system, user], [user, assistant])
+        )
+        return max(alone, given - alone, answered - alone)
+
+    def _tokens(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -77,9 +77,16 @@ def _recorded(place: Path) -> tuple:
 
 def _opened(options: argparse.Namespace) -> tuple:
     from core.agents.models import EngineModel
+    from core.errors import ConfigError
     from core.inference.engines.hf import HfEngine
     from core.inference.load import load_for_serving
 
     weights, tokenizer, _ = load_for_serving(options.model, device=options.device)
-    model = EngineModel(HfEngine(weights, tokenizer), tokenizer, options.reply)
+    engine = HfEngine(weights, tokenizer)
+    if engine.context is not None and options.context > engine.context:
+        raise ConfigError(
+            f"a context of {options.context} tokens, and the model has {engine.context}", where="--context",
+            hint=f"--context {engine.context}",
+        )  # fmt: skip
+    model = EngineModel(engine, tokenizer, options.reply)
     return model, model.count

@@ -107,6 +107,20 @@ def test_an_engine_answers_the_same_conversation_with_the_same_seed():
     assert other.seed != one.seed
 
 
+def test_no_conversation_is_longer_than_its_count():
+    from core.models.tokenizer import train_bpe
+
+    tokenizer = train_bpe(["module a; endmodule wire reg write done"], 300)
+    templates = (None, "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}<|assistant|>\n")
+    for template in templates:
+        tokenizer.chat_template = template
+        model = EngineModel(Engine(), tokenizer)
+        for size in (1, 2, 5, 9):
+            talk = [Message("user" if n % 2 else "assistant", "wire a; " * n) for n in range(size)]
+            tokens = len(tokenizer(model.render(talk), add_special_tokens=False)["input_ids"])
+            assert tokens <= sum(model.count(m.text) + 4 for m in talk)
+
+
 def test_recordings_depend_on_the_conversation_alone():
     model = Recorded([["a", "b"], ["c"]], "so far")
     opening = [Message("system", ""), Message("user", "Task: x\nInstruction 2 of 2: y")]
