@@ -6,16 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from apps.tool_use import schema
 from apps.tool_use.ast_check import AstVerdict, check
 from apps.tool_use.calls import form_of, parse
 from apps.tool_use.data import ToolExample, wanted
 from apps.tool_use.executed import Episode, World
 from core.errors import BackendUnavailable
-from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
+from core.evaluation.figures import mean_interval
 from core.evaluation.report import Metric, Report
 
 
@@ -39,7 +37,7 @@ class ToolUseEvaluator(BaseEvaluator):
         rows = [self._row(text, example, skipped is None) for text, example in zip(predictions, examples)]
         metrics = {
             name: Metric(None, 0, unit="%", skipped=skipped) if name == "schema_valid" and skipped else
-            _share([row[name] for row in rows])
+            mean_interval([row[name] for row in rows])
             for name in self.metrics
         }  # fmt: skip
         kinds = Counter(row["error"] for row in rows if row["error"])
@@ -96,7 +94,7 @@ class StateEvaluator(BaseEvaluator):
         ]  # fmt: skip
         kinds = Counter(v.error for v in verdicts if v.error)
         signature = {"verdicts": "BFCL v4, multi-turn state and responses", "errors": dict(kinds.most_common())}
-        metrics = {"state_accuracy": _share([row["state_accuracy"] for row in rows])}
+        metrics = {"state_accuracy": mean_interval([row["state_accuracy"] for row in rows])}
         return Report(self.name, metrics, signature, rows, [row for row in rows if row["error"]][:20], self.primary)
 
 
@@ -106,8 +104,3 @@ def judge(example: ToolExample, calls: Sequence[Any]) -> AstVerdict:
     if not expected:
         return AstVerdict(not calls, None if not calls else "irrelevance_error:calls", "no tool answers this")
     return check(example.tools, calls, expected, example.category)
-
-
-def _share(values: list[float]) -> Metric:
-    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
-    return Metric(float(np.mean(values)), len(values), interval, "%")

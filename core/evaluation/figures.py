@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.passk import mean_pass_at_k
 from core.evaluation.report import Metric
 
@@ -20,6 +23,12 @@ def mean_percent(values: Sequence[float], nothing: str) -> Metric:
     if not values:
         return Metric(None, 0, skipped=nothing)
     return Metric(100.0 * sum(values) / len(values), len(values), unit="%")
+
+
+def mean_interval(values: Sequence[float]) -> Metric:
+    """The mean of percentages, with its bootstrap interval."""
+    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
+    return Metric(float(np.mean(values)), len(values), interval, "%")
 
 
 def pass_metric(counts: Sequence[tuple[int, int]], k: int, *, bootstrap: int = 1000, seed: int = 12345) -> Metric:

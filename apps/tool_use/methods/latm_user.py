@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from apps.tool_use.methods.latm import code_of, use_prompt
 from apps.tool_use.problems import Problem
 from apps.tool_use.tool_store import Bench, Tried
@@ -20,9 +18,9 @@ from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment
 from core.errors import AppInputError, DataError
-from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.report import Metric, Report
+from core.evaluation.figures import mean_interval
+from core.evaluation.report import Report
 from core.inference.pipeline import BasePipeline, PipelineConfig
 from core.inference.request import Output, Request, Result
 
@@ -123,10 +121,5 @@ class CodeEvaluator(BaseEvaluator):
         ]  # fmt: skip
         slowest = max(row["seconds"] for row in rows)
         signature = {"answers": "number, text or list", "isolation": "sandbox", "slowest call, s": slowest}
-        metrics = {name: _share([row[name] for row in rows]) for name in self.metrics}
+        metrics = {name: mean_interval([row[name] for row in rows]) for name in self.metrics}
         return Report(self.name, metrics, signature, rows, [r for r in rows if r["error"]][:20], self.metrics[0])
-
-
-def _share(values: list[float]) -> Metric:
-    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
-    return Metric(float(np.mean(values)), len(values), interval, "%")
