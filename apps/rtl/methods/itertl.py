@@ -11,13 +11,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from apps.rtl import prompts
 from apps.rtl.methods.sft import row_of
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import ConfigError, DataError
+from core.training.ranked_options import RankedOptions
 
 if TYPE_CHECKING:
     from apps.rtl.example import RtlExample
@@ -29,51 +30,21 @@ AHEAD = 16384
 
 
 @dataclass(frozen=True)
-class ItertlConfig:
+class ItertlConfig(RankedOptions):
     """Options of `rtl.itertl`; the recipe's `verify:` block says how answers are checked."""
 
-    acts_on: ClassVar[tuple[str, ...]] = ("verify",)
-
     template: str = key("spec", "prompt template: " + ", ".join(prompts.TEMPLATES))
-    mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
-    iterations: int = key(3, "how often the model answers anew; the epochs are shared among them", least=1)
-    samples_per_prompt: int = key(4, "answers of a row, the reference among them", least=2)
     score: Literal["functional", "likeness"] = key("functional", "what ranks answers that compile")
-    loss: Literal["rank_margin", "rank_log", "dpo", "best_of", "none"] = key("rank_margin", "the ranking term")
-    gap: float = key(0.2, "least difference of scores that counts", least=0)
-    margin: float = key(0.3, "by how much the better answer's probability must be ahead", least=0)
-    weight: float = key(1.0, "of the ranking term", least=0)
-    restart: bool = key(False, "train the first model again in every iteration, instead of the last one")
-    split_backward: bool = key(False, "one answer at a time through the model, so that memory does not grow with them")
-    temperature: float = key(0.5, "of sampling", above=0)
-    top_p: float = key(0.95, "of sampling", above=0, most=1)
-    max_new_tokens: int = key(512, "longest answer, at most data.max_length; a longer one counts as failed", least=1)
-    sample_batch: int = key(64, "answers sampled at a time", least=1)
-    beta: float = key(0.1, "of the loss dpo", above=0)
-    kl_limit: float | None = key(None, "stop when the model is this far from the first one, in nats a token")
-    unique_least: float = key(0.0, "stop when fewer than this share of the answers differ", least=0, most=1)
 
 
 @method("rtl.itertl", config=ItertlConfig)
 def itertl(ctx: StageContext) -> Stage:
     """Rows of references, with a trainer that adds ranked answers."""
-    from core.inference.request import SamplingParams
     from core.training.stage import Stage
-    from core.training.verifier_loop import LoopSettings, ranked_trainer
+    from core.training.verifier_loop import ranked_trainer
 
     options, recipe = ctx.options, ctx.recipe
-    if recipe.data.packing:
-        raise ConfigError("rows with candidates cannot be packed", where="data.packing", hint="set packing: false")
-    if not isinstance(ctx.train, Sequence):
-        raise ConfigError("iterations need the rows in memory", where="data.streaming", hint="set streaming: false")
-    longest = min(options.max_new_tokens, recipe.data.max_length)
-    settings = LoopSettings(
-        options.iterations, options.samples_per_prompt - 1, options.loss, options.gap, options.margin, options.weight,
-        beta=options.beta, batch=options.sample_batch,
-        restart=options.restart, split=options.split_backward,
-        sampling=SamplingParams(longest, temperature=options.temperature, top_p=options.top_p),
-        kl_limit=options.kl_limit, unique_least=options.unique_least,
-    )  # fmt: skip
+    settings = options.settings(ctx)
     examples = list(ctx.train)
     rows = [row_of(example, options.template) for example in examples]
     held = [row_of(example, options.template) for example in ctx.eval or () if example.reference]
