@@ -32,6 +32,14 @@ def mean_pool(states_BTd: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     return (states * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
+def span_pool(states_BTd: torch.Tensor, spans_BCT: torch.Tensor) -> torch.Tensor:
+    """Mean over the tokens of each span, in fp32: (B, C, d). For a choice among C texts that share a sequence."""
+    inside = spans_BCT.bool().any(1)[..., None]
+    states = torch.where(inside, states_BTd.float(), torch.zeros_like(states_BTd, dtype=torch.float32))
+    spans = spans_BCT.float()
+    return spans @ states / spans.sum(-1, keepdim=True).clamp(min=1)
+
+
 def both_ways(mask_BT: torch.Tensor) -> torch.Tensor:
     """A boolean attention mask (B, 1, T, T) that lets every token see every token that counts."""
     return mask_BT.bool()[:, None, None, :].expand(-1, 1, mask_BT.shape[1], -1)
@@ -80,16 +88,24 @@ class StackedEncoderLM(nn.Module):
         self.encoder.eval()
         return self
 
-    def student(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The pooled vector (B, d) of text in the encoder's tokens. Raises `DataError` for an empty row."""
+    def student(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The pooled vector (B, d) of text in the encoder's tokens, or those of its `spans` (B, C, T): (B, C, d).
+
+        Raises:
+            DataError: a row or span without a token.
+        """
         _no_empty_rows(attention_mask)
         with torch.no_grad():
             states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         projected = self.projection(states.to(self.projection.weight.dtype))
-        return self._pooled({"inputs_embeds": projected.to(self.body.dtype)}, attention_mask)
+        return self._pooled({"inputs_embeds": projected.to(self.body.dtype)}, attention_mask, spans)
 
-    def teacher(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The pooled vector of text in the language model's own tokens, adapters off, without gradients."""
+    def teacher(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The same of text in the language model's own tokens, adapters off, without gradients."""
         import contextlib
 
         _no_empty_rows(attention_mask)
@@ -98,20 +114,27 @@ class StackedEncoderLM(nn.Module):
         self.llm.eval()
         try:
             with torch.no_grad(), switch:
-                return self._pooled({"input_ids": input_ids}, attention_mask)
+                return self._pooled({"input_ids": input_ids}, attention_mask, spans)
         finally:
             self.llm.train(training)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> torch.Tensor:
-        pooled = self.student(input_ids, attention_mask)
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None, **_: Any
+    ) -> torch.Tensor:
+        """The head's answer, or the vector where there is none; with spans, one for each of them."""
+        pooled = self.student(input_ids, attention_mask, spans)
         return pooled if self.head is None else self.head(pooled)
 
-    def _pooled(self, given: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    def _pooled(
+        self, given: dict[str, torch.Tensor], mask: torch.Tensor, spans: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if spans is not None:
+            _no_empty_rows((spans.bool() & mask.bool()[:, None]).flatten(0, 1), "spans")
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         states = self.body(
             **given, attention_mask=both_ways(mask), position_ids=positions, use_cache=False
         ).last_hidden_state
-        return mean_pool(states, mask)
+        return mean_pool(states, mask) if spans is None else span_pool(states, spans.bool() & mask.bool()[:, None])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """The projection, the head, the adapter and the names of both bases; not the bases."""
@@ -163,14 +186,14 @@ def unexplained(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def precompute_embeddings(model: StackedEncoderLM, batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
-    """The vectors (N, d) that the language model as it is now gives for texts in its own tokens.
+    """The vectors (N, d), or (N, C, d) of spans, that the language model as it is gives for texts in its own tokens.
 
     For the second stage: tune the language model on a task, keep its vectors of the training set, and let the student
     learn them.
     """
     training = model.training
     model.eval()
-    found = [model._pooled({"input_ids": batch["input_ids"]}, batch["attention_mask"]).cpu() for batch in batches]
+    found = [model._pooled({"input_ids": b["input_ids"]}, b["attention_mask"], b.get("spans")).cpu() for b in batches]
     model.train(training)
     return torch.cat(found)
 
@@ -179,7 +202,8 @@ class SelfDistillMixin:
     """A Trainer whose loss is the squared distance of the student's pooled vectors from the teacher's.
 
     A batch holds `input_ids` and `attention_mask` in the encoder's tokens, and either `teacher_ids` and `teacher_mask`
-    in the language model's (stage 1) or `target` (B, d), vectors that were computed before (stage 2).
+    in the language model's (stage 1) or `target` (B, d), vectors that were computed before (stage 2). For a choice
+    among texts, `spans` (B, C, T) and `teacher_spans` mark the tokens of each, and `target` is (B, C, d).
     """
 
     stage = 1
@@ -199,13 +223,13 @@ class SelfDistillMixin:
     ) -> Any:
         bare = model.module if hasattr(model, "module") else model
         if self.stage == 1:
-            wanted = bare.teacher(inputs["teacher_ids"], inputs["teacher_mask"])
+            wanted = bare.teacher(inputs["teacher_ids"], inputs["teacher_mask"], inputs.get("teacher_spans"))
         else:
             wanted = inputs["target"].float()
-        found = bare.student(inputs["input_ids"], inputs["attention_mask"])
+        found = bare.student(inputs["input_ids"], inputs["attention_mask"], inputs.get("spans"))
         loss = F.mse_loss(found, wanted)
         if len(wanted) > 1:
-            self.unexplained = unexplained(found.detach(), wanted)
+            self.unexplained = unexplained(found.detach().flatten(0, -2), wanted.flatten(0, -2))
         return (loss, found) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -226,7 +250,7 @@ def _width(model: Any) -> int:
     return config.hidden_size
 
 
-def _no_empty_rows(mask: torch.Tensor) -> None:
+def _no_empty_rows(mask: torch.Tensor, field: str = "attention_mask") -> None:
     empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
     if empty:
-        raise DataError(f"rows without a token: {empty[:5]}", field="attention_mask")
+        raise DataError(f"rows without a token: {empty[:5]}", field=field)

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from core.control import stacking
-from core.control.stacking import StackedEncoderLM, both_ways, mean_pool, precompute_embeddings, unexplained
+from core.control.stacking import StackedEncoderLM, both_ways, mean_pool, precompute_embeddings, span_pool, unexplained
 from core.errors import CheckpointError, ConfigError, DataError
 
 
@@ -132,6 +132,25 @@ def test_vectors_computed_before_are_those_of_now():
     found = precompute_embeddings(stacked, batches)
     assert found.shape == (3, 16) and stacked.training and not stacked.encoder.training
     torch.testing.assert_close(found[:2], stacked.teacher(IDS, MASK), atol=1e-6, rtol=1e-5)
+
+
+def test_choices_that_share_a_sequence_are_pooled_apart():
+    stacked = StackedEncoderLM(encoder(), llama(), nn.Linear(16, 1)).eval()
+    first, second = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
+    spans = torch.tensor([[first, second], [first, second]])
+    found = stacked.student(IDS, MASK, spans)
+    assert found.shape == (2, 2, 16) and stacked(IDS, MASK, spans).shape == (2, 2, 1)
+    whole = stacked.student(IDS, MASK, MASK[:, None])
+    torch.testing.assert_close(whole[:, 0], stacked.student(IDS, MASK))
+    # the second row has four tokens: three of its first choice and one of its second
+    torch.testing.assert_close((3 * found[1, 0] + found[1, 1]) / 4, whole[1, 0])
+    batch = {"input_ids": IDS, "attention_mask": MASK, "spans": spans}
+    kept = precompute_embeddings(stacked, [batch])
+    torch.testing.assert_close(kept, stacked.teacher(IDS, MASK, spans), atol=1e-6, rtol=1e-5)
+    poisoned = torch.full((1, 2, 3), torch.nan).index_fill(1, torch.tensor([0]), 2.0)
+    assert span_pool(poisoned, torch.tensor([[[1, 0]]])).tolist() == [[[2.0, 2.0, 2.0]]]
+    with pytest.raises(DataError, match=r"\[3\]"):
+        stacked.student(IDS, MASK, torch.tensor([[first, second], [first, [0, 0, 0, 0, 1, 1]]]))
 
 
 def test_unexplained_variance():
