@@ -162,7 +162,7 @@ def _function(node: ast.FunctionDef) -> Iterator[Diagnostic]:
             inner, (ast.AugAssign, ast.AnnAssign)) else []  # fmt: skip
         for target in targets:
             if isinstance(target, (ast.Attribute, ast.Subscript)) and _root(target) not in local:
-                yield Diagnostic(inner.lineno, "state that outlives a call keeps results between calls")
+                yield Diagnostic(getattr(inner, "lineno", 0), "state that outlives a call keeps results between calls")
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and _root(inner.func) not in local:
             if inner.func.attr in (
                 "append",
