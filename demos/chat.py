@@ -21,6 +21,7 @@ UNTAUGHT = (
     "The small base model that ships was never taught to answer. Teach it with `graft train chat/sft`, or open a run "
     "of yours with --run."
 )
+NOTHING_YET = look.empty("Ask something to see the prompt, the tokens and the time.")
 ROWS_ANSWERED = 200
 """How many rows of an upload the page answers itself."""
 
@@ -195,14 +196,12 @@ def _chat_tab(page: Page) -> None:
                 temperature = gr.Slider(0, 2, 0, step=0.1, label="Temperature", info="0: the most probable token")
                 budget = gr.Slider(8, 1024, 128, step=8, label="New tokens at most")
             with gr.Accordion("What happened", open=True):
-                happened = gr.HTML(
-                    look.empty("Ask something to see the prompt, the tokens and the time."), padding=False
-                )
+                happened = gr.HTML(NOTHING_YET, padding=False)
     inputs, outputs = [text, turns, system, temperature, budget], [text, turns, problem, happened]
     click = go.click(page.answer, inputs, outputs, api_name="answer", show_progress="hidden")
     enter = text.submit(page.answer, inputs, outputs, api_visibility="private", show_progress="hidden")
     stop.click(None, None, None, cancels=[click, enter], api_visibility="private")
-    new.click(lambda: ([], "", ""), None, [turns, text, problem], cancels=[click, enter], api_visibility="private")
+    new.click(lambda: ("", [], "", NOTHING_YET), None, outputs, cancels=[click, enter], api_visibility="private")
 
 
 def _evaluate_tab(page: Page) -> None:

@@ -1,0 +1,64 @@
+"""The chat demo in a real browser, with no network: a conversation, what was sent, a file that is none."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+pytest.importorskip("gradio", reason="gradio is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser"),
+]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture
+def opened():
+    """(page, list of problems): the demo in a fresh browser; failed scripts and outside requests are problems."""
+    from apps.chat import ChatPipeline
+    from core.inference.engines.script import ScriptEngine
+    from core.models.tokenizer import train_bpe
+    from demos import chat, look
+
+    engine = ScriptEngine(lambda prompt: f" You have asked {prompt.count('User:')} times.")
+    config = ChatPipeline._config({"template": "plain"})
+    blocks = chat.build(ChatPipeline(engine, train_bpe(["text"], 300), config))
+    url = look.serve(blocks, port=0, block=False)
+    problems: list[str] = []
+    with sync_api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
+        page.goto(url)
+        page.get_by_role("button", name="Send", exact=True).wait_for()
+        yield page, problems
+        browser.close()
+    blocks.close()
+
+
+def test_a_person_talks_begins_anew_and_scores_a_file_that_is_none(opened, tmp_path):
+    page, problems = opened
+    for number in (1, 2):
+        page.get_by_label("You", exact=True).fill(f"question {number}")
+        page.get_by_role("button", name="Send", exact=True).click()
+        page.get_by_text(f"You have asked {number} times.").first.wait_for()
+    sent = page.locator(".graft-prompt").inner_text()
+    assert sent.count("User:") == 2 and "question 1" in sent and "You have asked 1 times." in sent
+    page.get_by_role("button", name="New", exact=True).click()
+    page.get_by_text("You have asked 1 times.").first.wait_for(state="hidden")
+
+    file = tmp_path / "none.json"
+    file.write_text('[{"text": "no conversation"}]')
+    page.get_by_role("tab", name="Evaluate").click()
+    page.locator("input[type=file]").first.set_input_files(str(file))
+    page.get_by_text("none.json").first.wait_for()
+    page.get_by_role("button", name="Score", exact=True).click()
+    page.get_by_text("no layout").first.wait_for()
+    assert not problems
