@@ -29,19 +29,27 @@ def main() -> int:
     print(torch.cuda.get_device_name(), torch.__version__, f"copy {bandwidth():.2f} TB/s")
     scrap = torch.zeros(1, device="cuda")
     print(f"a kernel that does nothing much: {1e6 * graph_ms([lambda: scrap.add_(1)], False):.0f} ns")
-    others(14336, 4096)
     for n, k in SHAPES:
-        layer = make_layer(n, k, "rtn:4")
-        layers = [layer._layout]
-        while len(layers) * _bytes(layer._layout) < 2e8:
-            layers.append(tuple(t.clone() for t in layer._layout))
-        dense = layer.dense_weight(torch.bfloat16)
-        copies = [dense] + [dense.clone() for _ in range(int(1e8 / dense.numel()))]
-        for m in (1, 8, 16):
-            _case(m, layer, layers, copies)
-        del layer, layers, dense, copies
+        shape(n, k, 1)
+    others(14336, 4096)
+    for rows in (16, 8):
+        for n, k in SHAPES:
+            shape(n, k, rows)
     print(f"\nµs of a plain call, 4096 × 4096, one row: {plain()}")
     return 0
+
+
+def shape(n: int, k: int, rows: int) -> None:
+    """Every cut of the CUDA kernel on one shape."""
+    import torch
+
+    layer = make_layer(n, k, "rtn:4")
+    layers = [layer._layout]
+    while len(layers) * _bytes(layer._layout) < 2e8:
+        layers.append(tuple(t.clone() for t in layer._layout))
+    dense = layer.dense_weight(torch.bfloat16)
+    copies = [dense] + [dense.clone() for _ in range(int(1e8 / dense.numel()))]
+    _case(rows, layer, layers, copies)
 
 
 def others(n: int, k: int) -> None:

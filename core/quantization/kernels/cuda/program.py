@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 import torch
 
 from core.errors import BackendUnavailable
+
+# bytes of shared memory that a block gets unasked, and the driver's number for asking
+WITHOUT_ASKING, MOST_SHARED = 48 * 1024, 8
 
 
 class Program:
@@ -31,8 +35,8 @@ class Program:
             self._kernel = torch.cuda._compile_kernel(
                 defined + source.read_text(encoding="utf-8"), source.stem, compute_capability=capability
             )
-        self._driver = torch.cuda._utils._get_gpu_runtime_library()
-        self._device, self._shared = device, 48 * 1024 - 1
+        self._driver = driver()
+        self._device, self._shared = device, WITHOUT_ASKING
         fields = [(f"a{number}", kind) for number, kind in enumerate(arguments)]
         self._cells = type("Cells", (ctypes.Structure,), {"_fields_": fields})
         self._offsets = [getattr(self._cells, name).offset for name, _ in fields]
@@ -47,7 +51,7 @@ class Program:
         """
         if shared > self._shared:
             with torch.cuda.device(self._device):
-                self._kernel.set_shared_memory_config(shared)
+                _checked(self._driver.cuFuncSetAttribute(self._kernel.func, MOST_SHARED, shared), shared)
             self._shared = shared
         cells = self._cells(*values)
         base = ctypes.addressof(cells)
@@ -59,8 +63,18 @@ class Program:
         else:
             with torch.cuda.device(self._device):
                 status = self._driver.cuLaunchKernel(self._kernel.func, *size, stream, pointers, None)
-        if status:
-            raise BackendUnavailable(f"a CUDA kernel did not start: error {status} for {size}")
+        _checked(status, size)
+
+
+@functools.cache
+def driver() -> ctypes.CDLL:
+    """The CUDA driver's library."""
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+def _checked(status: int, what: Any) -> None:
+    if status:
+        raise BackendUnavailable(f"a CUDA kernel did not start: error {status} of the driver for {what}")
 
 
 @functools.cache
