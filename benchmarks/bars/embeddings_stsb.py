@@ -26,8 +26,18 @@ def measure(setting: Setting) -> Measured:
         (after.value or 0) >= TARGET and (setting.quick or (after.value or 0) >= (before.value or 0)),
         baseline={"MiniLM untrained": round(before.value or 0, 2), "TF-IDF cosine": floor},
         chance=0.0,
-        details={"n": after.n, "ci95": after.ci95},
+        details={"n": after.n, "ci95": after.ci95, "weights as carried": carried_dtype()},
     )
+
+
+def carried_dtype() -> str:
+    """In which precision the package's weights lie on disk; the package itself ships fp32."""
+    from safetensors import safe_open
+
+    from core.models.load import resolve_path
+
+    with safe_open(f"{resolve_path(package_model())}/model.safetensors", framework="pt") as weights:
+        return str(next(weights.get_slice(name).get_dtype() for name in weights.keys()))
 
 
 BAR = Bar(
