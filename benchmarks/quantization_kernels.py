@@ -62,21 +62,11 @@ def others(n: int, k: int) -> None:
         dense = [weight, weight.clone()]
         bf16 = graph_ms([partial(torch.nn.functional.linear, x, w) for w in dense], False)
         print(f"\n{n} × {k}, {m} rows: bf16 {1e6 * bf16:.0f} ns")
-        for spec in (
-            "rtn:4",
-            "rtn:4:g64",
-            "nf4",
-            "bitmod:4",
-            "squeezellm:dense",
-            "squeezellm",
-            "trilm",
-            "rtn:8",
-            "llm_int8",
-        ):
+        for spec in SPECS:
             try:
                 layers = [random_layer(n, k, spec).prepare() for _ in range(6)]
                 spent = graph_ms([partial(_forward, layer, x) for layer in layers], False)
-            except (RuntimeError, ValueError) as problem:
+            except (RuntimeError, ValueError, BackendUnavailable) as problem:
                 print(f"  {spec:44} {type(problem).__name__}: {str(problem)[:90]}")
                 continue
             name = f"{spec}, kernel {layers[0].kernel}"
