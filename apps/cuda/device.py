@@ -14,19 +14,16 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from apps.cuda.emulator import Emulated, Job, number_bits
 from apps.cuda.example import CudaExample
-from apps.cuda.oracle import DEFAULT_TOLERANCE, site_packages
+from apps.cuda.oracle import DEFAULT_TOLERANCE, bundled, site_packages
 from apps.cuda.plan import Resolved, Signature, Spec, output_names
 from apps.cuda.timing import TimingOptions, believable, lower_bound, summary
 from apps.cuda.verdict import Timing, Trial
 from core.errors import BackendUnavailable, SandboxError
 from core.execution import Policy, Sandbox, Worker
-
-_INSIDE = Path(__file__).parent / "inside"
 
 
 @dataclass(frozen=True)
@@ -241,7 +238,7 @@ def gpus() -> int:
 
 def gpu_worker(level: str, seconds: float) -> Worker:
     """A process inside the sandbox that sees the GPU. Raises `BackendUnavailable` where the sandbox hides it."""
-    paths = (*site_packages(), str(_INSIDE))
+    paths = site_packages()
     devices = tuple(sorted(p for p in glob.glob("/dev/nvidia*") if not os.path.isdir(p)))
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
     seen = tuple(p for p in ("/sys", "/etc/OpenCL", "/opt") if os.path.isdir(p))
@@ -249,7 +246,8 @@ def gpu_worker(level: str, seconds: float) -> Worker:
         wall_s=seconds, mem_mb=65536, address_space=False, max_procs=512, max_fds=4096, max_output_kb=96 << 10,
         tmp_mb=2048, fsize_mb=1024, ro=(*paths, *seen), devices=devices, env=env, level=level,  # type: ignore[arg-type]
     )  # fmt: skip
-    source = "from gpu import bench, facts, limits, measure, prepare, run_jobs\nfacts()\n"
+    exports = "bench, facts, limits, measure, prepare, run_jobs"
+    source = bundled("cases", "launching", "gpu", exports=exports) + "facts()\n"
     try:
         return Worker(Sandbox.best(policy), source, timeout_s=seconds, startup_s=180, paths=paths)
     except SandboxError as error:

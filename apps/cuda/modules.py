@@ -15,20 +15,18 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from apps.cuda import python_policy
 from apps.cuda.compare import compare
 from apps.cuda.device import gpus
 from apps.cuda.example import CudaExample
-from apps.cuda.oracle import SMALL_CASE, Case, InvalidProblem, Oracle, as_array, site_packages
+from apps.cuda.oracle import SMALL_CASE, Case, InvalidProblem, Oracle, as_array, bundled, site_packages
 from apps.cuda.timing import TimingOptions, believable, summary
 from apps.cuda.verdict import CudaVerdict, Status
 from core.errors import SandboxError
 from core.execution import ExecPool, Policy, Sandbox, Worker
 
-_INSIDE = Path(__file__).parent / "inside"
 _FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)(?:^```|\Z)", re.S | re.M)
 
 
@@ -135,7 +133,7 @@ def module_worker(level: str, seconds: float) -> Worker:
     import glob
     import os
 
-    paths = (*site_packages(), str(_INSIDE))
+    paths = site_packages()
     devices = tuple(sorted(p for p in glob.glob("/dev/nvidia*") if not os.path.isdir(p))) if gpus() else ()
     env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
     env |= {"OMP_NUM_THREADS": "1"} | ({} if gpus() else {"TRITON_INTERPRET": "1"})
@@ -146,8 +144,8 @@ def module_worker(level: str, seconds: float) -> Worker:
         level=level,  # type: ignore[arg-type]
     )  # fmt: skip
     try:
-        return Worker(Sandbox.best(policy), "from modules import run_module, time_module\n", timeout_s=seconds,
-                      startup_s=120, paths=paths)  # fmt: skip
+        source = bundled("cases", "modules", exports="run_module, time_module")
+        return Worker(Sandbox.best(policy), source, timeout_s=seconds, startup_s=120, paths=paths)
     except SandboxError as error:
         raise SandboxError(f"no process for KernelBench modules: {error.what}", hint=error.hint) from error
 

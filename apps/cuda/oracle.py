@@ -182,6 +182,21 @@ def start_worker(level: str = "strict", timeout_s: float = 120.0) -> Worker:
         ) from error
 
 
+def bundled(*names: str, exports: str) -> str:
+    """A worker's source that holds files of `inside/` as modules: the sandbox need not see this checkout.
+
+    Args:
+        names: of the files, those that others import first. exports: what the last one gives, comma-separated.
+    """
+    folder = Path(__file__).parent / "inside"
+    texts = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names}
+    return (
+        f"import sys, types\nfor name, text in {texts!r}.items():\n    module = types.ModuleType(name)\n"
+        "    sys.modules[name] = module\n    exec(compile(text, name + '.py', 'exec'), module.__dict__)\n"
+        f"from {names[-1]} import {exports}\n"
+    )
+
+
 def site_packages() -> tuple[str, ...]:
     """Folders that hold torch and numpy."""
     places = []

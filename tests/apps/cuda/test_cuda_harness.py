@@ -216,3 +216,16 @@ def test_an_unknown_setting_of_the_verifier_names_the_nearest():
         Scorer([], VerifyConfig(with_={"trial": 3}))
     with pytest.raises(ConfigError, match="unknown verifier"):
         Scorer([], VerifyConfig(name="rtl"))
+
+
+def test_what_runs_at_a_gpu_can_be_loaded_without_this_checkout():
+    import subprocess
+    import sys
+
+    from apps.cuda.oracle import bundled
+
+    source = bundled("cases", "launching", "gpu", exports="bench, facts, limits, measure, prepare, run_jobs")
+    done = subprocess.run(
+        [sys.executable, "-c", source + "print(run_jobs.__name__)"], cwd="/", capture_output=True, text=True
+    )
+    assert done.stdout == "run_jobs\n", done.stderr
