@@ -33,6 +33,7 @@ class RetrieverConfig:
         search: bm25, dense, or hybrid; auto takes hybrid where there is a model, else bm25.
         fusion: sum adds scores scaled to [0, 1], rrf reciprocal ranks. weight: of the dense ranking; BM25's is 1.
         depth: tools of each ranking that are fused. k: tools given for a question.
+        neighbours: remembered questions that vote. remembered: weight of their votes.
         k1, b: of BM25. batch: texts encoded at one time.
     """
 
@@ -41,6 +42,8 @@ class RetrieverConfig:
     weight: float = 1.0
     depth: int = 100
     k: int = 5
+    neighbours: int = 20
+    remembered: float = 4.0
     k1: float = 1.2
     b: float = 0.75
     batch: int = 64

@@ -58,6 +58,7 @@ class ToolRetriever:
         self.source: dict[str, Any] = {}
         self._words: Bm25Index | None = None
         self._meaning: DenseIndex | None = None
+        self._memory: Any = None
         if self.search in ("dense", "hybrid") and model is None:
             raise ConfigError(f"a {self.search} search needs a model", hint="search: bm25, or open a trained retriever")
         if tools is not None:
@@ -119,6 +120,10 @@ class ToolRetriever:
             self._words = load_index(words)
         if meaning.is_dir():
             self._meaning = load_index(meaning)
+        if (folder / "memory").is_dir():
+            from apps.tool_use.retriever_memory import Memory
+
+            self._memory = Memory.load(folder / "memory")
 
     # ---- search ------------------------------------------------------------------------------------------------
 
@@ -146,25 +151,43 @@ class ToolRetriever:
             raise BackendUnavailable("this retriever has no model", hint="open a trained one: from_pretrained")
         return encoded(self.model, list(texts), self.config.batch)
 
+    def remember(self, questions: Sequence[ToolQuery]) -> Self:
+        """Let answered questions vote for their tools. Raises `DataError` for tools that are not in the catalogue."""
+        from apps.tool_use.retriever_memory import Memory
+
+        answered = [question for question in questions if question.gold]
+        if self.catalogue is not None:
+            for question in answered:
+                self.catalogue.checked(question.gold, "remembered")
+        texts = [question.query for question in answered]
+        by_meaning = self.search != "bm25" and texts
+        self._memory = Memory(texts, [q.gold for q in answered], self.vectors(texts) if by_meaning else None)
+        return self
+
     def rank(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """At most `k` hits for each question, best first; equal scores in the order of the ids."""
         empty = [number for number, query in enumerate(queries) if not isinstance(query, str) or not query.strip()]
         if empty:
             raise AppInputError(f"{len(empty)} empty questions, rows {empty[:5]}")
-        self._indexed()
-        depth = k if self.search != "hybrid" else max(k, self.config.depth)
-        words = [] if self._words is None or self.search == "dense" else self._words.search(
-            [" ".join(dict.fromkeys(code(query))) for query in queries], depth
-        )  # fmt: skip
-        if self.search == "bm25":
-            return words
-        assert self._meaning is not None
-        meaning = self._meaning.search(self.vectors(queries), depth)
-        if self.search == "dense":
-            return meaning
+        catalogue = self._indexed()
+        alone = self.search != "hybrid" and self._memory is None
+        depth = k if alone else max(k, self.config.depth)
+        words = [" ".join(dict.fromkeys(code(query))) for query in queries]
+        vectors = self.vectors(queries) if self.search != "bm25" else None
+        found: list[tuple[float, list[list[Hit]]]] = []
+        if self._words is not None and self.search != "dense":
+            found.append((1.0, self._words.search(words, depth)))
+        if self._meaning is not None and vectors is not None:
+            found.append((self.config.weight, self._meaning.search(vectors, depth)))
+        if self._memory is not None:
+            votes = self._memory.votes(words, vectors, self.config.neighbours)
+            here = [[hit for hit in row if hit.id in catalogue.tools] for row in votes]
+            found.append((self.config.remembered, here))
+        if alone:
+            return found[0][1]
         fuse = weighted_sum if self.config.fusion == "sum" else reciprocal_rank_fusion
-        weights = (1.0, self.config.weight)
-        return [fuse([*pair], k, weights=weights) for pair in zip(words, meaning)]
+        weights, rankings = zip(*found)
+        return [fuse(several, k, weights=weights) for several in zip(*rankings)]
 
     def __call__(self, queries: str | Sequence[str], k: int | None = None) -> Any:
         """The tools of one question, or a list of them for a list of questions."""
@@ -231,6 +254,8 @@ class ToolRetriever:
                 for name, index in (("bm25", self._words), ("dense", self._meaning)):
                     if index is not None:
                         index.save(folder / name)
+            if self._memory is not None:
+                self._memory.save(folder / "memory")
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
             settings = dataclasses.asdict(self.config)
             write_json(folder / CARD, {"class": kind, "app": self.app, "config": settings, "versions": versions()})

@@ -181,13 +181,15 @@ def test_a_saved_retriever_answers_the_same(tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
+    import torch
     from sentence_transformers.base.modules import Normalize
 
     from apps.tool_use.retriever_model import BiEncoder
     from apps.tool_use.retriever_subwords import SubwordEmbedding
 
+    torch.manual_seed(0)
     texts = [document(tool) for tool in TOOLS]
-    return BiEncoder(modules=[SubwordEmbedding(16, 512).weigh(texts), Normalize()], device="cpu")
+    return BiEncoder(modules=[SubwordEmbedding(128, 4096).weigh(texts), Normalize()], device="cpu")
 
 
 def test_a_dense_and_a_hybrid_ranking(model, tmp_path):
@@ -213,6 +215,32 @@ def test_the_vector_of_a_text_is_the_sum_of_its_words_and_letter_groups(model):
     made = table(table.preprocess(["the plane", "a"]))["sentence_embedding"]
     expected = table.table.weight[torch.tensor(table.ids("the plane"))].sum(0)
     assert torch.allclose(made[0], expected, atol=1e-6) and len(table.preprocess([""])["input_ids"]) == 1
+
+
+def test_remembered_questions_vote_for_their_tools(model, tmp_path):
+    import math
+
+    from apps.tool_use.retriever_memory import SHARPNESS, Memory
+
+    catalogue = Catalogue(TOOLS)
+    known = [ToolQuery("umbrella today", ("getCurrentWeather",), catalogue),
+             ToolQuery("umbrella tomorrow", ("getCurrentWeather", "send_message"), catalogue),
+             ToolQuery("a holiday", ("book_flight",), catalogue), ToolQuery("unknown", (), catalogue)]  # fmt: skip
+    memory = Memory([q.query for q in known[:3]], [q.gold for q in known[:3]])
+    (hits,) = memory.votes(["umbrella tomorrow"], None, neighbours=5)
+    first, second = memory.words.search(["umbrella tomorrow"], 2)[0]
+    share = 1 / (1 + math.exp(SHARPNESS["words"] * (second.score - first.score)))
+    assert dict(hits) == pytest.approx({"getCurrentWeather": 1.0, "send_message": share})
+    for find in (ToolRetriever(catalogue), ToolRetriever(catalogue, model, RetrieverConfig(search="hybrid"))):
+        assert find("umbrella", k=1) == [] or find.search == "hybrid"
+        assert find.remember(known)("umbrella", k=1)[0].id == "getCurrentWeather"
+        find.save_pretrained(tmp_path / find.search)
+        again = ToolRetriever.from_pretrained(tmp_path / find.search, device="cpu")
+        assert again("a holiday with an umbrella") == find("a holiday with an umbrella")
+    with pytest.raises(DataError, match="no answered questions"):
+        ToolRetriever(catalogue).remember(known[3:])
+    with pytest.raises(DataError, match="no tool of the catalogue"):
+        ToolRetriever(TOOLS[:1]).remember(known[2:])
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
