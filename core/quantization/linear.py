@@ -7,7 +7,6 @@ and nothing of how codes were found. Its gradient reaches the input only.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -60,6 +59,9 @@ class QuantizedLinear(nn.Module):
             if name not in self._buffers:
                 self.register_buffer(name, None)
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype, device=device), False) if bias else None
+        held = [name for name in STATE if name == "planes" or name in self._buffers]
+        # what the tensors of `state()` mean; it never changes
+        self.form = Form(self.quant, in_features, held, self.extra.get("high_blocks", 0))
 
     # ---- making ------------------------------------------------------------------------------------------------
 
@@ -140,13 +142,6 @@ class QuantizedLinear(nn.Module):
     def weight(self) -> torch.Tensor:
         """The packed planes, int32: peft asks a layer's weight for its device. The matrix itself is `dense_weight`."""
         return self.planes
-
-    @functools.cached_property
-    def form(self) -> Form:
-        """What the tensors of `state()` mean; it never changes."""
-        held = {**self._parameters, **self._buffers}
-        names = [name for name in STATE if held.get(name) is not None]
-        return Form(self.quant, self.in_features, names, self.extra.get("high_blocks", 0))
 
     def state(self) -> list[torch.Tensor]:
         """The tensors that decode the matrix, in the order of `form.names`."""

@@ -26,15 +26,14 @@ STATE = (
 
 
 class Form:
-    """What the tensors of a state mean: the spec, the number of inputs, which tensors there are."""
+    """What the tensors of a state mean: the spec, the number of inputs, which tensors there are.
+
+    `text` is the form as a string, which is what an operator can take.
+    """
 
     def __init__(self, spec: QuantSpec, inputs: int, names: Sequence[str], high_blocks: int = 0) -> None:
         self.spec, self.inputs, self.names, self.high_blocks = spec, inputs, tuple(names), high_blocks
-
-    @functools.cached_property
-    def text(self) -> str:
-        """The form as a string, which is what an operator can take."""
-        return json.dumps([self.spec.to_dict(), self.inputs, self.names, self.high_blocks])
+        self.text = json.dumps([spec.to_dict(), inputs, self.names, high_blocks])
 
     @staticmethod
     @functools.lru_cache(maxsize=4096)

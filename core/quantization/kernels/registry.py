@@ -8,7 +8,6 @@ of the codes), `restore(layer)` (the planes again) and `multiply(layer, x)`; `mo
 
 from __future__ import annotations
 
-import functools
 import importlib
 from types import ModuleType
 from typing import Any
@@ -25,6 +24,8 @@ KERNELS = {
     "w8": "core.quantization.kernels.triton.w8_a16",
     "w8a8": "core.quantization.kernels.triton.w8_a8",
 }
+
+_LOADED: dict[str, ModuleType] = {}
 
 
 def prepare(layer: Any, kernel: str = "auto") -> Any:
@@ -60,7 +61,8 @@ def run(layer: Any, x: torch.Tensor) -> torch.Tensor:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if layer.kernel == "reference":
         return reference.quantized_linear(x, layer.state(), layer.form.text)
-    module, beside = _module(layer.kernel), bool(layer.extra.get("nnz"))
+    # a dictionary, because a compiler of graphs does not follow an import by name
+    module, beside = _LOADED.get(layer.kernel) or _module(layer.kernel), bool(layer.extra.get("nnz"))
     learning = x.requires_grad and torch.is_grad_enabled()
     most = getattr(module, "most_rows", None)
     if (most is not None and x.numel() // max(1, x.shape[-1]) > most) or (
@@ -83,8 +85,7 @@ def prepare_model(model: Any) -> Any:
     return model
 
 
-@functools.cache
 def _module(name: str) -> ModuleType:
     if name not in KERNELS:
         raise ConfigError(f"unknown kernel '{name}'", hint=f"{nearest(name, KERNELS)} known: {', '.join(KERNELS)}")
-    return importlib.import_module(KERNELS[name])
+    return _LOADED.setdefault(name, importlib.import_module(KERNELS[name]))

@@ -184,6 +184,16 @@ def test_fragments_are_the_operand_of_the_tensor_core():
     assert torch.equal(y, codes.double() @ x.t())
 
 
+@pytest.mark.parametrize("kernel", ["reference", pytest.param("lut", marks=needs_compiler)])
+def test_a_layer_compiles_into_one_graph(kernel):
+    _, layer = layer_of("rtn:4")
+    layer.prepare(kernel)
+    torch._dynamo.reset()
+    x = torch.randn(3, 256)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x))
+
+
 def test_autocast_holds_for_quantized_products_too():
     linear, layer = layer_of("rtn:8")
     with torch.autocast("cpu", torch.bfloat16):
