@@ -26,7 +26,7 @@ from typing import Any, Literal
 from apps.rtl import engines, source
 from apps.rtl.engines import Engine, Limits
 from apps.rtl.example import RtlExample
-from apps.rtl.private import Bench, macros, plain_name, private_bench, protocol
+from apps.rtl.private import Bench, macros, plain_name, private_bench, protocol, renonced
 from apps.rtl.syntax import Diagnostic, port_differences, ports
 from apps.rtl.syntax import diagnostics as parse_errors
 from apps.rtl.verdict import RtlVerdict, letter_v2, passed_v1
@@ -36,6 +36,8 @@ from core.execution import ExecCache, ExecPool, ExecResult, Sandbox, Step
 
 Mode = Literal["strict", "v1", "v2", "rtllm"]
 MODES: tuple[Mode, ...] = ("strict", "v1", "v2", "rtllm")
+KEPT = 4096
+"""Testbenches under private names that a harness remembers."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class RtlHarness:
         self.cache = ExecCache(self.folder / "runs") if self.folder is not None else None
         self._secret = _secret(self.folder)
         self._facts: dict[str, GoldenFacts] = {}
+        self._benches: dict[str, Bench] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -130,7 +133,7 @@ class RtlHarness:
         facts = self.facts(example)
         if facts.problem:
             return RtlVerdict("I", code=code, engine=facts.engine, detail=facts.problem)
-        bench = private_bench(example, self._nonce(example, code))
+        bench = self._bench(example, code)
         run = self._run(example, bench, code, facts.engine, wave)
         return _judged(code, run, bench, facts)
 
@@ -222,13 +225,21 @@ class RtlHarness:
         reasons = []
         chosen = engines.ENGINES if self.engine == "auto" else (self.engine,)
         for engine in chosen:
-            bench = private_bench(example, self._nonce(example, code))
+            bench = self._bench(example, code)
             run = self._run(example, bench, code, engine, False)
             facts, reason = _facts_of(run, bench, engine)
             if facts is not None:
                 return facts
             reasons.append(f"{engine}: {reason}")
         return GoldenFacts(problem="the reference itself fails (" + "; ".join(reasons) + ")")
+
+    def _bench(self, example: RtlExample, code: str) -> Bench:
+        """The private testbench for this code. The sources are taken apart once, under a nonce that is never shown."""
+        if example.key not in self._benches:
+            if len(self._benches) >= KEPT:
+                self._benches.clear()
+            self._benches[example.key] = private_bench(example, f"n{secrets.token_hex(8)}")
+        return renonced(self._benches[example.key], self._nonce(example, code))
 
     def _nonce(self, example: RtlExample, code: str) -> str:
         """Unknown to whoever wrote the code, and the same when the same code comes again: so a run can be cached."""

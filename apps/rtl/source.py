@@ -6,9 +6,11 @@ knows nothing of simulators.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LARGEST = 64 * 1024
 _TOKEN = re.compile(
@@ -40,8 +42,7 @@ _HARMLESS = {"primitive", "specify"}
 _IMPORTS = ("import", "export")
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of source: its kind (a group of the lexer), text and line."""
 
     kind: str
@@ -62,12 +63,19 @@ class Violation:
 
 def tokens(code: str, space: bool = False) -> Iterator[Token]:
     """The tokens of `code`, with white space and comments where asked."""
-    line = 1
+    found = _lexed(code)
+    return iter(found) if space else (token for token in found if token.kind != "space")
+
+
+@functools.lru_cache(maxsize=16)
+def _lexed(code: str) -> tuple[Token, ...]:
+    """All tokens; remembered, because a verdict looks at the same few texts many times."""
+    found, line = [], 1
     for match in _TOKEN.finditer(code):
-        kind = match.lastgroup or "other"
-        if space or kind != "space":
-            yield Token(kind, match.group(), line)
-        line += match.group().count("\n")
+        text = match.group()
+        found.append(Token(match.lastgroup or "other", text, line))
+        line += text.count("\n")
+    return tuple(found)
 
 
 def renamed(code: str, names: Mapping[str, str]) -> str:

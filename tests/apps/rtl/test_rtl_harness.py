@@ -10,7 +10,7 @@ from apps.rtl import RtlHarness, load_data
 from apps.rtl.engines import Limits
 from apps.rtl.example import completed
 from apps.rtl.harness import reference_as_candidate
-from apps.rtl.private import plain_name, private_bench, protocol
+from apps.rtl.private import plain_name, private_bench, protocol, renonced
 from apps.rtl.verdict import letter_v2, passed_v1
 from benchmarks.cheats import CHEATS, HONEST, problem
 from core.errors import ConfigError, DataError
@@ -104,6 +104,10 @@ def test_the_private_bench_hides_every_name_and_can_be_read_back():
     assert "RefModule_n0 good1_n0" in text and "TopModule top_module1_n0" in text and "Mismatches_n0: " in text
     assert "module tb_n0" in text and "graft_n0" in bench.after["wrap.sv"]
     assert plain_name(text, "n0").startswith(problem().testbench) and protocol(problem().testbench) == "count"
+
+
+def test_a_bench_under_another_nonce_is_the_bench_made_with_it():
+    assert renonced(private_bench(problem(), "n0"), "n1") == private_bench(problem(), "n1")
 
 
 def test_version_2_sorts_logs_as_its_authors_do():
