@@ -28,7 +28,7 @@ class Load:
     """Args:
     models: folders below models/. data: files and folders below data/.
     packages: for our own process. sources: the same, pure Python without wheels. peers: for the other trainers alone.
-    without: what is left out, as globs.
+    without: what is left out, as globs. tools: Debian packages or programs.
     """
 
     models: tuple[str, ...] = ()
@@ -37,6 +37,7 @@ class Load:
     sources: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
 
 
 HUMAN_WRITTEN, METATOOL = "translation/wmt_human_written/deen", "tool_use/metatool"
@@ -81,6 +82,7 @@ LOADS = {
         ),
         packages=("datasets==4.8.0", "dill==0.4.1", "multiprocess==0.70.19", "sentence-transformers"),
     ),
+    "rtl": Load(packages=("pyslang", "nanobind-backend"), tools=("iverilog", "bubblewrap", "unshare", "setpriv")),
 }  # fmt: skip
 PLATFORMS = [f"manylinux_2_{n}_x86_64" for n in (34, 28, 27, 24, 17)] + ["manylinux2014_x86_64"]
 
@@ -118,6 +120,8 @@ def carry(areas: Sequence[str], place: Path, python: str = "3.12") -> int:
             unpack(sorted(set(packages)), place / folder, python, without)
     for name in sorted({name for load in loads for name in load.sources}):
         pip("install", "-q", "--no-deps", "--upgrade", "--target", str(place / "site"), name)
+    for name in sorted({name for load in loads for name in load.tools}):
+        take_tool(name, place / "tools")
     return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
 
 
@@ -133,6 +137,26 @@ def unpack(packages: Sequence[str], site: Path, python: str, without: Sequence[s
     for pattern in without:
         for path in site.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def take_tool(name: str, place: Path) -> None:
+    """A Debian package's files in /usr/bin and /usr/lib, or one program, and the libraries that they are linked to.
+
+    Raises:
+        Unavailable: it is not installed here.
+    """
+    listed = subprocess.run(["dpkg", "-L", name], capture_output=True, text=True, check=False).stdout.splitlines()
+    program = shutil.which(name)
+    files = [Path(f) for f in listed if f.startswith(("/usr/bin/", "/usr/lib/")) and Path(f).is_file()]
+    files = files or ([Path("/usr/bin", name)] if program else [])
+    if not files:
+        raise Unavailable(f"{name} is not installed (a Debian package)")
+    linked = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+    libraries = {Path(word) for word in linked.split() if word.startswith("/") and ".so" in word and ":" not in word}
+    targets = [(file, place / file.relative_to("/")) for file in files]
+    for file, target in [*targets, *((library, place / "libs" / library.name) for library in libraries)]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
 
 
 def pip(*words: str) -> None:
