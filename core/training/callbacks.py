@@ -119,9 +119,9 @@ class TaskMetric(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.every <= 0 or state.global_step % self.every and state.global_step < state.max_steps:
             return
+        start = time.perf_counter()
+        values = self.measure() if is_main() or getattr(self.trainer, "held_out_together", False) else {}
         if is_main():
-            start = time.perf_counter()
-            values = self.measure()
             row = {"stage": self.stage, "step": state.global_step, "eval": values, "time": time.time()}
             self.run.log_metric(row)
             trackers.report(self.trainer, values)

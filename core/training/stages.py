@@ -182,7 +182,7 @@ class StageRunner:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if prepared.eval_dataset is not None:
             values.update(trainer.held_out(prepared.eval_dataset))
-        if stage.recipe.eval.select != "loss" and self.eval_examples:
+        if is_main() and stage.recipe.eval.select != "loss" and self.eval_examples:
             pipeline = self.app.pipeline_cls.from_model(model, self.tokenizer, **_pipeline_config(self.app, stage))
             report = score_within(
                 pipeline, self.evaluator, self.eval_examples, stage.recipe.eval.sampling, stage.recipe.eval.max_seconds

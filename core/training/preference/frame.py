@@ -35,11 +35,13 @@ class Frame(Scheduled, Saving):
     Attributes:
         config_cls: TRL's configuration class. shown: figures besides the loss that `held_out` reports.
         fuses_head: whether TRL multiplies with the head's weight instead of calling the head.
+        held_out_together: TRL gathers figures over the processes, so all of them measure.
     """
 
     config_cls: ClassVar[type]
     shown: ClassVar[tuple[str, ...]] = ()
     fuses_head: ClassVar[bool] = True
+    held_out_together: ClassVar[bool] = True
     lr_scheduler: Any
     optimizer: Any
 
