@@ -161,3 +161,38 @@ def test_processes_draw_random_numbers_of_their_own_and_the_same_ones_again(tmp_
     assert drawn[0] == drawn[1] and len(drawn[0]) == 2
     first, second = (line.split(" ", 2)[2] for line in drawn[0])
     assert first != second
+
+
+PREFERS = """
+import sys
+sys.path.insert(0, {root!r})
+from core.config.run_folder import RunFolder
+from core.training.run import train
+run = RunFolder({run!r})
+print("ended", train(run.recipe(), run)["status"], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_preference_run_measures_held_out_pairs_on_both(tmp_path):
+    pairs = {"reader": "embedded_preferences"}
+    recipe = {
+        "app": "chat",
+        "output": str(tmp_path / "run"),
+        "model": {"preset": "tiny", "tokenizer": "bpe:400", "adapters": [{"kind": "lora", "r": 4}]},
+        "data": {"train": [{**pairs, "split": "train", "limit": 21}], "eval": [{**pairs, "split": "dev", "limit": 6}]},
+        "method": "chat.dpo",
+        "train": {"max_steps": 4, "batch": {"size": 8, "micro": 2}},
+        "eval": {"every": 2, "sampling": {"max_new_tokens": 4}},
+        "backend": {"strategy": "ddp", "device": "cpu"},
+    }
+    run = RunFolder.create(recipe_from(recipe))
+    script = tmp_path / "prefers.py"
+    script.write_text(PREFERS.format(root=str(ROOT), run=str(run.path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("ended done") == 2
+    measured = [row["eval"] for row in run.read_metrics() if "eval" in row]
+    assert len(measured) == 2 and all(0 <= row["rewards/accuracies"] <= 1 for row in measured)
