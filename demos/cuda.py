@@ -8,10 +8,8 @@ directly. Without a GPU kernels run in the emulator and times are estimates, and
 from __future__ import annotations
 
 import html
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -24,14 +22,12 @@ from apps.cuda.recorded import examples
 from apps.cuda.search import fastest
 from apps.cuda.verdict import STAGES, CudaVerdict
 from apps.cuda.verifier import feedback
-from core.data.reading import json_lines
-from core.errors import AppInputError, DataError, GraftError
+from core.errors import AppInputError, GraftError
 from core.inference.refine import LoopEvent
 from demos import look
+from demos.upload import Scored, score_upload
 
 OWN = "my own operator"
-ROWS_CHECKED = 100
-"""Most rows of an upload that the page judges."""
 GREEN, RED, GREY, BLUE, AMBER = "#2f7d4f", "#b3261e", "#9aa4b2", "#3b6ea8", "#b7791f"
 
 Shown = tuple[str, str, str, str, str, str, str]
@@ -116,32 +112,9 @@ class Page:
         log = html.escape(verdict.log or "no compiler ran")
         return f'{weak}{tiles}<ul>{rows}</ul><pre class="graft-prompt">{log}</pre>'
 
-    def evaluate(self, upload: str | None) -> tuple[str, list[list[Any]], list[list[Any]], str | None]:
-        """(banner, metric rows, problem rows, path of the report) of a JSONL of operators with predictions."""
-        try:
-            if not upload:
-                raise AppInputError(
-                    "nothing to score yet", hint="upload JSONL: reference, prediction (a text or a list)"
-                )
-            tasks, predictions = [], []
-            for number, row in json_lines(Path(upload), None):
-                if "prediction" not in row:
-                    raise DataError(
-                        "the row has no prediction", file=Path(upload).name, line=number, field="prediction"
-                    )
-                predictions.append(row.pop("prediction"))
-                tasks.append(example_from(row, file=Path(upload).name, line=number))
-            if len(tasks) > ROWS_CHECKED:
-                raise AppInputError(f"{len(tasks)} rows; this page judges at most {ROWS_CHECKED}",
-                                    hint="graft eval cuda --data … --predictions …")  # fmt: skip
-            report = CudaEvaluator().score(predictions, tasks)
-        except GraftError as error:
-            return look.banner(error), [], [], None
-        folder = tempfile.mkdtemp(prefix="graft-report-")
-        report.save(folder)
-        metrics = [[name, str(metric), metric.n] for name, metric in report.metrics.items()]
-        rows = [[r["id"], r.get("status", ""), r.get("verdict", "")] for r in report.rows]
-        return "", metrics, rows, str(Path(folder) / "report.json")
+    def evaluate(self, upload: str | None) -> Scored:
+        """A JSONL of operators with predictions, judged."""
+        return score_upload(upload, CudaEvaluator(), example_from, "reference", "status")
 
 
 def lights(verdict: CudaVerdict) -> str:

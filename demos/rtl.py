@@ -10,10 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import re
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,11 +21,11 @@ from apps.rtl.example import RtlExample, example_from
 from apps.rtl.recorded import examples
 from apps.rtl.verdict import RtlVerdict
 from apps.rtl.verifier import feedback
-from core.data.reading import json_lines
-from core.errors import AppInputError, DataError, GraftError
+from core.errors import AppInputError, GraftError
 from core.execution import Sandbox
 from core.inference.refine import LoopEvent
 from demos import look
+from demos.upload import Scored, score_upload
 
 OWN = "my own task"
 ROWS_CHECKED = 200
@@ -133,31 +131,9 @@ class Page:
         data = base64.b64encode(drawn.encode()).decode()
         return f'<img alt="schematic" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
 
-    def evaluate(self, upload: str | None) -> tuple[str, list[list[Any]], list[list[Any]], str | None]:
-        """(banner, metric rows, problem rows, path of the report) of a JSONL of tasks with predictions."""
-        try:
-            if not upload:
-                raise AppInputError("nothing to score yet", hint="upload JSONL: spec, header, testbench, reference, "
-                                    "prediction (a text or a list)")  # fmt: skip
-            tasks, predictions = [], []
-            for number, row in json_lines(Path(upload), None):
-                if "prediction" not in row:
-                    raise DataError(
-                        "the row has no prediction", file=Path(upload).name, line=number, field="prediction"
-                    )
-                predictions.append(row.pop("prediction"))
-                tasks.append(example_from(row, file=Path(upload).name, line=number))
-            if len(tasks) > ROWS_CHECKED:
-                raise AppInputError(f"{len(tasks)} rows; this page judges at most {ROWS_CHECKED}",
-                                    hint="graft eval rtl --data … --predictions …")  # fmt: skip
-            report = RtlEvaluator().score(predictions, tasks)
-        except GraftError as error:
-            return look.banner(error), [], [], None
-        folder = tempfile.mkdtemp(prefix="graft-report-")
-        report.save(folder)
-        metrics = [[name, str(metric), metric.n] for name, metric in report.metrics.items()]
-        rows = [[r["id"], r.get("letters", ""), r.get("verdict", "")] for r in report.rows]
-        return "", metrics, rows, str(Path(folder) / "report.json")
+    def evaluate(self, upload: str | None) -> Scored:
+        """A JSONL of tasks with predictions, judged."""
+        return score_upload(upload, RtlEvaluator(), example_from, "spec, header, testbench, reference", "letters")
 
     def ran(self, verdict: RtlVerdict, start: float) -> str:
         """Tools, isolation and times."""
