@@ -355,6 +355,10 @@ class Host:
             os.chown(own, NOBODY, NOBODY)
         own.chmod(0o600)
         self.expected = self._look()
+        # run folders of other processes that are at work here are not ours to judge
+        self.temporary, self._outer = Path(tempfile.mkdtemp(prefix="graft-attacked-")), tempfile.tempdir
+        self.temporary.chmod(0o755)
+        tempfile.tempdir = str(self.temporary)
         user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         self.victim = subprocess.Popen(["sleep", "3600"], cwd="/", **user)
         self.visits: list[str] = []
@@ -367,7 +371,9 @@ class Host:
         self.victim.wait()
         for found in self._sockets:
             found.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        tempfile.tempdir = self._outer
+        for folder in (self.folder, self.temporary):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def prelude(self) -> str:
         tcp, udp = (s.getsockname()[1] for s in self._sockets[:2])
@@ -400,9 +406,8 @@ class Host:
                 found[path.name] = (info.st_mode, info.st_size, info.st_mtime_ns if path.is_file() else 0)
         return found
 
-    @staticmethod
-    def _folders() -> set[str]:
-        return {p.name for p in Path(tempfile.gettempdir()).glob("graft-box-*")}
+    def _folders(self) -> set[str]:
+        return {p.name for p in self.temporary.glob("graft-box-*")}
 
     def _serve(self, kind: str) -> socket.socket:
         if kind in ("tcp", "udp"):

@@ -191,11 +191,13 @@ def head_bytes(work: Workload) -> float:
     if "head" not in work.fused:
         # the logits, their shifted copy, in fp32 those that carry loss, and their log-probabilities
         return n * shape.vocabulary * (2 * a + 2 * FP32)
-    width = work.stored
-    piece = min(PIECE, n * shape.vocabulary * width)
-    matrix = shape.vocabulary * shape.hidden
+    piece = min(PIECE, n * shape.vocabulary * a)
+    matrix, states = shape.vocabulary * shape.hidden, 2 * a * n * shape.hidden
+    if work.stored > a:
+        # the head in the compute format, here and for the one position that the model computes; a gradient, its sum
+        return piece + (2 * a + (a + FP32) * (work.rank == 0)) * matrix + states
     weight = (2 * FP32 + work.stored) * matrix if work.rank == 0 else 0
-    return max(piece, weight / 2) + weight / 2 + 2 * width * n * shape.hidden
+    return max(piece, weight / 2) + weight / 2 + states
 
 
 def backward_bytes(work: Workload) -> float:

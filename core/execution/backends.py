@@ -77,9 +77,10 @@ class Bwrap:
         argv = [
             *_as_nobody(), tool("bwrap").path, "--unshare-all", *(["--share-net"] if policy.net else []),
             "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "box", "--die-with-parent", "--new-session",
-            "--as-pid-1", "--cap-drop", "ALL", "--clearenv", "--ro-bind", "/usr", "/usr", *view,
+            "--as-pid-1", "--cap-drop", "ALL", "--clearenv", "--ro-bind", "/usr", "/usr",
+            # before what is visible, some of which may lie below /tmp
+            "--size", size, "--tmpfs", "/tmp", "--size", size, "--tmpfs", "/box", *view,
             "--symlink", "/proc/self/fd", "/dev/fd", "--symlink", "/tmp", "/dev/shm", "--proc", "/proc",
-            "--size", size, "--tmpfs", "/tmp", "--size", size, "--tmpfs", "/box",
             "--ro-bind", str(_compiled(python)), "/run/graft", "--remount-ro", "/", "--chdir", "/",
             "--seccomp", str(program), python, "-I", "-S", "/run/graft/runner.pyc", RESULT,
         ]  # fmt: skip

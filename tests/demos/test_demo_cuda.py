@@ -14,12 +14,12 @@ from apps.cuda.compiling import toolchain  # noqa: E402
 from apps.cuda.recorded import examples  # noqa: E402
 from benchmarks.kernels import _PLAN, _RIGHT, CHEATS, candidate, relu  # noqa: E402
 from core.execution import ToolMissing  # noqa: E402
-from core.execution.tools import has  # noqa: E402
 from demos import cuda, look  # noqa: E402
+from tests.apps.cuda.test_cuda_harness import CANNOT_EMULATE  # noqa: E402
 
 try:
     toolchain()
-    ABSENT = "" if has("g++") else "g++ is absent (Debian package: g++)"
+    ABSENT = CANNOT_EMULATE
 except ToolMissing as error:
     ABSENT = error.what
 pytestmark = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)

@@ -26,14 +26,14 @@ def enter(spec: dict) -> None:
     _mount("root", root, "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=512,mode=755")
     for link, target in spec["links"].items():
         os.symlink(target, root + link)
-    for path in spec["read"]:
-        _bind(path, root + path, readonly=True)
-    for path in spec["devices"]:
-        _bind(path, root + path, readonly=False)
     for place in ("/tmp", spec["box"]):
         os.makedirs(root + place, exist_ok=True)
         options = f"size={spec['disk_bytes']},nr_inodes={spec['inodes'] + 64},mode=1777"
         _mount("box", root + place, "tmpfs", _NOSUID | _NODEV, options)
+    for path in spec["read"]:
+        _bind(path, root + path, readonly=True)
+    for path in spec["devices"]:
+        _bind(path, root + path, readonly=False)
     os.makedirs(root + "/proc")
     _mount("proc", root + "/proc", "proc", _NOSUID | _NODEV)
     old = root + "/old"

@@ -14,13 +14,13 @@ from benchmarks.kernels import _PLAN, _RIGHT, CHEATS, relu
 from core.errors import AppInputError, ConfigError, DataError, GraftError
 from core.inference.refine import Candidate, Verdict
 from tests.apps.contract import PipelineContract
-from tests.apps.cuda.test_cuda_harness import needs_gxx, needs_nvcc
+from tests.apps.cuda.test_cuda_harness import needs_emulation, needs_nvcc
 
 RIGHT, WRONG = candidate(_RIGHT, _PLAN), CHEATS["writes zeros"][1]
 SHORT = "class Model: pass\ndef get_inputs(): return []\ndef get_init_inputs(): return []\n"
 
 
-@needs_gxx
+@needs_emulation
 @needs_nvcc
 class TestCuda(PipelineContract):
     app = "cuda"
@@ -42,7 +42,7 @@ class TestCuda(PipelineContract):
     )
 
 
-@needs_gxx
+@needs_emulation
 @needs_nvcc
 def test_the_recorded_search_errs_is_corrected_and_gets_faster():
     pipeline = CudaPipeline.from_pretrained("embedded", trials=2, gpu="none")
@@ -108,7 +108,7 @@ def test_a_kernel_replaces_the_best_only_beyond_the_intervals():
     assert fastest([slow, noisy]).text == "slow" and fastest([slow, noisy, fast]).text == "fast" and fastest([]) is None
 
 
-@needs_gxx
+@needs_emulation
 def test_reports_say_what_was_not_measured():
     report = CudaEvaluator(archs=(), gpu="none", trials=2, k=(1, 2)).score(
         [[RIGHT, WRONG], [RIGHT, RIGHT]], [relu()] * 2

@@ -11,16 +11,29 @@ from apps.cuda.example import CudaExample
 from apps.cuda.harness import CudaHarness, Limits
 from apps.cuda.methods.fsr import score_of
 from apps.cuda.modules import ModuleHarness
-from apps.cuda.oracle import InvalidProblem, Oracle
+from apps.cuda.oracle import InvalidProblem, Oracle, start_worker
 from apps.cuda.source import candidate
 from apps.cuda.taskgen import make
 from apps.cuda.verifier import CudaVerifier, feedback
 from benchmarks.kernels import _PLAN, _RIGHT, CHEATING_MODULES, CHEATS, HONEST_MODULES, mutants, relu
-from core.errors import ConfigError
+from core.errors import ConfigError, GraftError
 from core.execution import ToolMissing
 from core.execution.tools import has
 
-needs_gxx = pytest.mark.skipif(not has("g++"), reason="g++ is absent (Debian package: g++)")
+
+def cannot_emulate() -> str:
+    """Why references or kernels cannot run here; nothing when they can."""
+    if not has("g++"):
+        return "g++ is absent (Debian package: g++)"
+    try:
+        start_worker().close()
+    except GraftError as error:  # an environment that the sandbox's user cannot read
+        return error.what
+    return ""
+
+
+CANNOT_EMULATE = cannot_emulate()
+needs_emulation = pytest.mark.skipif(bool(CANNOT_EMULATE), reason=CANNOT_EMULATE)
 
 
 def compiler_there() -> bool:
@@ -42,7 +55,7 @@ def harness():
     made.close()
 
 
-@needs_gxx
+@needs_emulation
 def test_a_right_kernel_passes_on_all_its_shapes(harness):
     verdict = harness.verify(relu(), RIGHT)
     assert verdict.passed and verdict.score == 1 and len(verdict.trials) == 7 and verdict.engine == "emulator"
@@ -51,7 +64,7 @@ def test_a_right_kernel_passes_on_all_its_shapes(harness):
     assert verdict.timing.modelled and verdict.to_dict()["stage"] == "latency" and verdict.speedup() is None
 
 
-@needs_gxx
+@needs_emulation
 @pytest.mark.parametrize(
     ("name", "status"),
     [("writes zeros", "mismatch"), ("writes half", "mismatch"), ("changes its input", "fault"),
@@ -63,7 +76,7 @@ def test_wrong_kernels_have_their_status(harness, name, status):
     assert verdict.status == status and not verdict.correct and verdict.stage == "function"
 
 
-@needs_gxx
+@needs_emulation
 def test_a_few_mutants_and_feedback(harness):
     for mutant in list(mutants())[17:20]:
         verdict = harness.verify(mutant.example, mutant.answer)
@@ -126,7 +139,7 @@ def test_a_missing_compiler_names_its_package(monkeypatch):
         toolchain.cache_clear()
 
 
-@needs_gxx
+@needs_emulation
 def test_compile_errors_come_before_any_run():
     if not compiler_there():
         pytest.skip("no nvcc and no NVRTC (PyPI: nvidia-cuda-nvcc)")
@@ -136,7 +149,7 @@ def test_compile_errors_come_before_any_run():
     assert not verdict.trials and not verdict.compiled
 
 
-@needs_gxx
+@needs_emulation
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -154,13 +167,13 @@ def test_a_reference_that_fails_is_an_invalid_problem(harness, change, said):
         assert verdict.status == "invalid_problem" and said in verdict.detail
 
 
-@needs_gxx
+@needs_emulation
 def test_non_ascii_only_in_comments(harness):
     assert harness.verify(relu(), RIGHT.replace("__global__", "// Größe\n__global__")).passed
     assert harness.verify(relu(), RIGHT.replace("fmaxf", "fmaxƒ")).status == "policy"
 
 
-@needs_gxx
+@needs_emulation
 def test_integer_inputs_keep_their_type_and_weights_are_given(harness):
     example = make("gather", {"block": 64})
     verdict = harness.verify(example, example.solution)

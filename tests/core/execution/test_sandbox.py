@@ -135,6 +135,19 @@ def test_malformed_policies_and_steps_say_what():
         Policy(ro=("usr",))
 
 
+@pytest.mark.parametrize("name", [n for n in AVAILABLE if n in ("bwrap", "unshare")])
+def test_what_is_visible_may_lie_below_the_temporary_folder(name, tmp_path):
+    seen = tmp_path / "package"
+    seen.mkdir()
+    (seen / "text").write_text("here ")
+    for folder in (seen, tmp_path, *list(tmp_path.parents)[:-2]):
+        os.chmod(folder, 0o755)
+    box = Sandbox(Policy(wall_s=5, ro=(str(seen),)), name)
+    text = f"cat {seen}/text; touch {seen}/new || echo kept; touch /tmp/own && echo writes"
+    done = box.run([Step(["sh", "-c", text])]).last
+    assert done.out.split() == ["here", "kept", "writes"], done
+
+
 def test_a_result_that_lies_about_its_sizes_is_an_error():
     assert parse_result(b"step ok 0 0.1 0.1 1.0 0 2 0\n\nhi").last.stdout == b"hi"
     for bad in (b"", b"step ok 0 0.1 0.1 1.0 0 9 0\n\nhi", b"step ok 0 0.1 0.1 1.0 0 -1 0\n\nhi", b"what\n\n"):
