@@ -48,9 +48,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _score_file(options, source):
-    from core.data.rows import BadRows, read_sources
-
     from core.config.registry import get_app
+    from core.data.rows import BadRows, read_sources
     from core.errors import DataError
 
     app = get_app(options.target)

@@ -12,9 +12,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from core.evaluation.page import write_report_page
-
     from core.config.run_folder import RunFolder
+    from core.evaluation.page import write_report_page
 
     print(f"report: {write_report_page(RunFolder.open(options.run))}")
     return 0
