@@ -14,7 +14,7 @@ from typing import Any
 
 from apps.cuda.example import CudaExample, check_reference, example_from, to_jsonl
 from core.config.registry import Registry
-from core.data.reading import fields, json_lines, read_text, reject, required
+from core.data.reading import examples_of, fields, json_lines, read_text, reject, required
 from core.errors import ConfigError, DataError
 
 __all__ = ["READERS", "STAND_INS", "CudaExample", "example_from", "load_data", "published_times", "to_jsonl"]
@@ -45,12 +45,7 @@ def load_data(
 @READERS.register("jsonl")
 def jsonl(path: str | Path, *, split: str | None = None, on_bad: Any = None) -> Iterator[CudaExample]:
     """One object a line: `{"reference", "spec"?, "solution"?, "sizes"?, "tolerance"?, "id"?, …}`."""
-    file = required(path, f"{split or 'train'}.jsonl")
-    for number, row in json_lines(file, on_bad):
-        try:
-            yield example_from(row, file=file, line=number)
-        except DataError as error:
-            reject(on_bad, error)
+    yield from examples_of(path, split, on_bad, example_from)
 
 
 @READERS.register("kernelbench")

@@ -8,6 +8,7 @@ from typing import Any
 
 from apps.rtl.example import RtlExample
 from core.errors import BackendUnavailable, SandboxError
+from core.evaluation.figures import share
 from core.evaluation.report import Metric, Report
 from core.execution import ExecCache, ExecPool
 
@@ -29,12 +30,6 @@ def report_on(
     return Report("rtl", chosen, {"task": task, **signature}, rows, skipped, next(iter(chosen)))
 
 
-def _share(flags: Sequence[bool], higher: bool = True, nothing: str = "nothing to count") -> Metric:
-    if not flags:
-        return Metric(None, 0, skipped=nothing, higher_is_better=higher)
-    return Metric(100.0 * sum(flags) / len(flags), len(flags), unit="%", higher_is_better=higher)
-
-
 def _assertions(samples, examples, *, workers: int | None = None, cache: str | None = None):
     """Shares are of the assertions written; an answer without any is one invalid assertion."""
     from apps.rtl.assertions.score import score
@@ -51,9 +46,9 @@ def _assertions(samples, examples, *, workers: int | None = None, cache: str | N
         return metrics, [], {"skipped": reason}, []
     statuses = [status for report in found for status in [c.status for c in report.checked] or ["invalid"]]
     metrics = {
-        "proved": _share([s == "proved" for s in statuses]),
-        "valid": _share([s != "invalid" for s in statuses]),
-        **{s: _share([x == s for x in statuses], False) for s in ("falsified", "vacuous", "undecided")},
+        "proved": share([s == "proved" for s in statuses]),
+        "valid": share([s != "invalid" for s in statuses]),
+        **{s: share([x == s for x in statuses], False) for s in ("falsified", "vacuous", "undecided")},
     }
     covered = [100 * r.coverage for r in found if r.coverage is not None]
     none = "no design with state had an assertion that could be checked"
@@ -81,8 +76,8 @@ def _hls(samples, examples, **_: Any):
     found = [score(text, e.answer or "") for e, text in jobs]
     most = Counter(e.family for e in examples).most_common(1)[0]
     metrics = {
-        "type": _share([s.kind for s in found]), "line": _share([s.line for s in found]),
-        "repair": _share([s.repair for s in found]),
+        "type": share([s.kind for s in found]), "line": share([s.line for s in found]),
+        "repair": share([s.repair for s in found]),
     }  # fmt: skip
     rows = [
         {"id": e.id or e.top, "input": e.spec, "reference": e.answer, "prediction": text, "type": s.kind,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from apps.rtl.example import RtlExample, completed, example_from, to_jsonl
 from apps.rtl.source import module_names, renamed, top_of
 from core.config.registry import Registry
-from core.data.reading import fields, json_lines, read_text, reject, required
+from core.data.reading import examples_of, fields, json_lines, read_text, reject, required
 from core.errors import ConfigError, DataError
 
 __all__ = ["READERS", "STAND_INS", "RtlExample", "example_from", "load_data", "to_jsonl"]
@@ -45,12 +45,7 @@ def load_data(
 @READERS.register("jsonl")
 def jsonl(path: str | Path, *, split: str | None = None, on_bad: Any = None) -> Iterator[RtlExample]:
     """One object a line: `{"spec", "header"?, "top"?, "reference"?, "testbench"?, "id"?, …}`."""
-    file = required(path, f"{split or 'train'}.jsonl")
-    for number, row in json_lines(file, on_bad):
-        try:
-            yield example_from(row, file=file, line=number)
-        except DataError as error:
-            reject(on_bad, error)
+    yield from examples_of(path, split, on_bad, example_from)
 
 
 @READERS.register("verilogeval")

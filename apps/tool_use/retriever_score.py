@@ -11,12 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from core.errors import ConfigError
-from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.report import Metric, Report
+from core.evaluation.figures import mean_interval
+from core.evaluation.report import Report
 
 
 def sufficiency(ranking: Sequence[str], gold: Sequence[str], k: int) -> float:
@@ -67,7 +65,7 @@ class RetrievalEvaluator(BaseEvaluator):
         if not counted:
             raise ConfigError("no question has right tools: there is nothing to score", where="data.eval")
         rows = [self._row(ranking, example) for ranking, example in counted]
-        metrics = {name: _share([row[name] for row in rows]) for name in self.metrics}
+        metrics = {name: mean_interval([row[name] for row in rows]) for name in self.metrics}
         signature = {"questions without right tools": len(examples) - len(counted)}
         worst = [row for row in rows if row[self.metrics[0]] < 100][:20]
         return Report(self.name, metrics, signature, rows, worst, self.metrics[0])
@@ -78,8 +76,3 @@ class RetrievalEvaluator(BaseEvaluator):
             figure, _, k = name.partition("@")
             row[name] = 100.0 * FIGURES[figure](ranking, example.gold, int(k or 0))
         return row
-
-
-def _share(values: list[float]) -> Metric:
-    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
-    return Metric(float(np.mean(values)), len(values), interval, "%")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from core.errors import DataError
+
+Example = TypeVar("Example")
 
 
 def reject(on_bad: Any, error: DataError) -> None:
@@ -64,6 +66,22 @@ def json_lines(file: Path, on_bad: Any) -> Iterator[tuple[int, dict]]:
             yield number, row
         else:
             reject(on_bad, DataError("the row is not an object", file=file, line=number, got=row))
+
+
+def examples_of(
+    path: str | Path, split: str | None, on_bad: Any, example_from: Callable[..., Example]
+) -> Iterator[Example]:
+    """The examples of a JSONL file, or of the one that a folder has for the split (train by default).
+
+    Args:
+        example_from: `(row, file=, line=)` → one example; raises `DataError` for a malformed row.
+    """
+    file = required(path, f"{split or 'train'}.jsonl")
+    for number, row in json_lines(file, on_bad):
+        try:
+            yield example_from(row, file=file, line=number)
+        except DataError as error:
+            reject(on_bad, error)
 
 
 def fields(row: dict, names: tuple[str, ...], file: Path, line: int) -> list[str]:

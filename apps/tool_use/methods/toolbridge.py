@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from apps.tool_use.interleaved import CLOSE, ENDED, OPEN, RESULT, TEMPLATES, CodedAnswer, comes_to, prompt, reaches
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import DataError
-from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
-from core.evaluation.report import Metric, Report
+from core.evaluation.figures import mean_interval
+from core.evaluation.report import Report
 from core.inference.pipeline import BasePipeline, PipelineConfig
 from core.inference.request import Output, Request, Result
 
@@ -138,7 +136,7 @@ class NumericEvaluator(BaseEvaluator):
         if not counted:
             raise DataError("no example has a known answer", field="gold")
         rows = [self._row(text, example) for text, example in counted]
-        metrics = {name: _share([row[name] for row in rows]) for name in self.metrics}
+        metrics = {name: mean_interval([row[name] for row in rows]) for name in self.metrics}
         fates = Counter("right" if row["exact_match"] else "wrong" for row in rows)
         signature = {"without a known answer": len(examples) - len(counted), **fates}
         wrong = [row for row in rows if not row["exact_match"]]
@@ -159,8 +157,3 @@ class NumericEvaluator(BaseEvaluator):
             "with_code": 100.0 * (OPEN in text and CLOSE in text),
             "code_failed": 100.0 * failed,
         }
-
-
-def _share(values: list[float]) -> Metric:
-    interval = bootstrap_ci(np.array(values), lambda total: float(total[0]) / len(values))
-    return Metric(float(np.mean(values)), len(values), interval, "%")
