@@ -85,4 +85,6 @@ class Remembered:
     def best(self) -> CudaVerdict:
         """The fastest right setting."""
         right = [v for v in self.known.values() if v.passed and v.timing is not None]
+        if not right:
+            raise RuntimeError(f"no setting is right and timed; the first: {next(iter(self.known.values()))}")
         return min(right, key=lambda v: v.timing.median if v.timing else float("inf"))

@@ -146,6 +146,7 @@ def graph_ms(calls: list[Callable[[], Any]], quick: bool) -> float:
     """Median ms of one call in replays of a graph that holds all of them several times."""
     import torch
 
+    torch.cuda.synchronize()  # what the calls read is made on another stream
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for call in calls:

@@ -158,13 +158,13 @@ class Shape(NamedTuple):
 def shape_of(rows: int, inputs: int, limit: int, halves: int = 1) -> tuple[Shape, bool]:
     """The shape of a product, and whether its activations lie in shared memory, of which a block has `limit` bytes.
 
-    Up to 8 rows the weights of one tile are under way as deep as memory allows; more rows share their activations
-    between two tiles.
+    Up to 8 rows one tile at a time is under way, as deep as was fastest on an H100: a warp of 16 has few groups to take,
+    and what waits longer than they last only delays the first. More rows share their activations between two tiles.
     """
     warps = 16
     while warps > 1 and warps > inputs // GROUP:
         warps //= 2
-    shape = Shape(1, warps, 1, 8) if rows <= 8 else Shape(2, warps, 2, 4)
+    shape = Shape(1, warps, 1, 3 if inputs <= 8192 else 4) if rows <= 8 else Shape(2, warps, 2, 4)
     while shape.shared_bytes(rows, inputs, False, halves) > limit:
         if shape.stages > 3:
             shape = shape._replace(stages=shape.stages - 1)
