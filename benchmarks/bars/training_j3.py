@@ -1,6 +1,6 @@
 """Packed rows of mixed lengths, a 3B shape with LoRA: useful tokens a second against TRL padded and TRL's own packing.
 
-TRL pads as many rows a step as fill our packed sequences, four at a time; its own packing puts other rows together
+TRL pads as many rows a step as fill our packed sequences, two at a time; its own packing puts other rows together
 than ours. That packed rows are learnt from as padded ones are, the losses on the job's twin say.
 """
 

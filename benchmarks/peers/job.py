@@ -69,7 +69,7 @@ JOBS = {
     "J2c": Job(four_bit=True, checkpoint=True),
     # the largest micro-batches with which TRL's runs fit into 80 GB
     "J3": Job(shape="llama-3b", micro=2, accumulation=2, mixed=True),
-    "J3-padded": Job(shape="llama-3b", micro=4, accumulation=8, mixed=True),
+    "J3-padded": Job(shape="llama-3b", micro=2, accumulation=16, mixed=True),
     "J7": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, text=True, fp32=True),
     "J7-full": Job(shape="small-22m", length=1024, micro=16, accumulation=1, lr=1e-4, rank=0, text=True, fp32=True),
     "tiny": Job(shape="tiny", length=128, micro=2, accumulation=2, steps=4),

@@ -32,7 +32,9 @@ class Running:
         tmp = "/tmp" if launch.folder is None else job["box"] + "/tmp"
         job["env"] = {
             "PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC", "HOME": job["box"], "TMPDIR": tmp,
-            "PYTHONHASHSEED": "0", **job["env"],
+            "PYTHONHASHSEED": "0",
+            "USER": "nobody",  # libraries ask who they run as, and the user may have no entry that the sandbox sees
+            **job["env"],
         }  # fmt: skip
         body = marshal.dumps(job, 2)
         self._job = memoryview(len(body).to_bytes(8, "little") + body)
