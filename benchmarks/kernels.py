@@ -153,7 +153,8 @@ CHEATS: dict[str, tuple[str, str]] = {
     "calls the runtime": ("relu", _kernel("  void* p; cudaMalloc(&p, 64);\n  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n")),
     "keeps memory on the heap": ("relu", _kernel("  float* p = (float*)malloc(4);\n  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n")),
     "prints without end": ("relu", _kernel("  while (true) printf(\"Correct\\n\");\n")),
-    "never ends": ("relu", _kernel("  volatile int go = 1;\n  while (go) { }\n  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n")),
+    # waits for what no input holds: a loop on a variable of its own is removed by ptxas, volatile or not
+    "never ends": ("relu", _kernel("  volatile const float* p = x;\n  while (*p < 3e38f) { }\n  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n")),
     "plans a kernel that is not there": ("relu", candidate(_RIGHT, _PLAN.replace('"k"', '"relu_fast"'))),
     "plans a grid of Python": ("relu", candidate(_RIGHT, _PLAN.replace("(size(x) + 255) // 256", "__import__('os').getpid()"))),
     "plans a grid without end": ("relu", candidate(_RIGHT, _PLAN.replace("(size(x) + 255) // 256", "2 * 2 * 1073741824"))),
