@@ -9,11 +9,13 @@ import pytest
 
 from apps.tool_use.ast_check import check, folded
 from apps.tool_use.calls import Call, constraint, form_of, parse, render
-from apps.tool_use.data import READERS, load_data
+from apps.tool_use.data import READERS, ToolExample, load_data
+from apps.tool_use.prompts import ENDS, TEMPLATES, segments
 from apps.tool_use.schema import problem
 from apps.tool_use.spec import from_bfcl, from_chat
 from apps.tool_use.tasks import tasks
 from core.config.schema import ModelConfig
+from core.data.encode import IGNORE, encode
 from core.data.rows import BadRows
 from core.errors import ConfigError, DataError
 from core.inference.engines.hf import HfEngine
@@ -142,3 +144,18 @@ def test_shipped_tasks_keep_new_tools_for_the_test():
     for _, tools, call in random.Random(0).sample(train, 100):
         tool = next(t for t in tools if t.name == call.name)
         assert problem(tool, dict(call.arguments)) is None and len(tools) == 2
+
+
+@pytest.mark.parametrize("form", ["json", "hermes", "python"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_is_learnt_is_the_calls_and_their_end(template, form):
+    context = (("user", "Say a."), ("assistant", render([Call("g", {"s": "a"})], form)), ("tool", "a was said"))
+    calls = [Call("g", {"s": "b"}), Call("g", {"s": "c"})]
+    row = segments(ToolExample("Now b and c.", (G,), tuple(calls), context=context), template, form, answer=True)
+    tokenizer = train_bpe([segment.text for segment in row], 400)
+    encoded = encode(row, tokenizer)
+    learnt = tokenizer.decode([i for i, label in zip(encoded.input_ids, encoded.labels) if label != IGNORE])
+    given = tokenizer.decode([i for i, label in zip(encoded.input_ids, encoded.labels) if label == IGNORE])
+    lead, end = ENDS[template]
+    assert learnt == f"{lead}{render(calls, form)}{end}{tokenizer.eos_token}"
+    assert given == row[0].text and "a was said" in given

@@ -61,7 +61,10 @@ def test_loss_and_gradients(preset, attention, tokenizer):
             torch.testing.assert_close(other[name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("preset,attention", EVERY)
+FLEX = pytest.param("tiny", "flex_attention", marks=pytest.mark.slow)  # it is compiled first
+
+
+@pytest.mark.parametrize("preset,attention", [*EVERY, FLEX])
 def test_another_document_moves_nothing(preset, attention, tokenizer):
     model = model_of(preset, attention, tokenizer)
     collate = Collator(tokenizer.pad_token_id)
@@ -78,3 +81,16 @@ def test_another_document_moves_nothing(preset, attention, tokenizer):
         ones = torch.ones_like(first["input_ids"])
         before, after = (model(**b, attention_mask=ones, use_cache=False).logits for b in (first, second))
         assert not torch.equal(before[:, changed:], after[:, changed:])
+
+
+@pytest.mark.gpu
+def test_loss_and_gradients_of_flex_attention_on_a_gpu(tokenizer):
+    """On a CPU it has no backward pass, and torch 2.13 generates C++ for some masks that does not compile."""
+    model = model_of("tiny", "flex_attention", tokenizer).cuda()
+    collate = Collator(tokenizer.pad_token_id)
+    there = [{n: t.cuda() for n, t in collate([[r]]).items()} for r in rows()]
+    packed_loss, packed = gradients(model, [{n: t.cuda() for n, t in collate([rows()]).items()}])
+    loss, separate = gradients(model, there)
+    assert packed_loss == pytest.approx(loss, rel=1e-4)
+    for name, gradient in separate.items():
+        torch.testing.assert_close(packed[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
