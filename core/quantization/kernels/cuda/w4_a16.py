@@ -1,8 +1,9 @@
 """Products with weights of up to 4 bits for a few rows on NVIDIA GPUs: `w4_a16.cu`, compiled at first use.
 
 The compiler is the one that torch carries. Affine grids, NF4, BitMoD's four tables and levels learned for each row; the
-layout is that of the tensor core's fragments, with scales repeated for every 128 or 64 inputs. Up to 16 rows of bf16 or
-fp16 are multiplied here; the Triton twin takes up to 64 on the same layout, and decodes it for a dense product of more.
+layout is that of the tensor core's fragments, with scales repeated for every 128 or 64 inputs. Up to 64 rows of bf16 or
+fp16 are multiplied here, 16 at a time: the second pass finds the weights in the cache, and is many times as fast as the
+Triton twin, which reads single codes out of that layout. For more rows the twin decodes it for a dense product.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from core.quantization.kernels.cuda.program import Program, shared_limit
 from core.quantization.packing import pack, unpack
 from core.quantization.spec import QuantSpec
 
-GROUP, ROWS, FEW_ROWS = 128, 16, 16
+GROUP, ROWS, FEW_ROWS, MOST_ROWS = 128, 16, 16, 64
 ARGUMENTS = (*[c_void_p] * 5, c_int, c_int, c_int)
 AFFINE, ONE_TABLE, FOUR_TABLES, TABLE_PER_ROW = range(4)
 HALF_TYPES = (torch.bfloat16, torch.float16)
@@ -158,8 +159,8 @@ class Shape(NamedTuple):
 def shape_of(rows: int, inputs: int, limit: int, halves: int = 1) -> tuple[Shape, bool]:
     """The shape of a product, and whether its activations lie in shared memory, of which a block has `limit` bytes.
 
-    Up to 8 rows one tile at a time is under way, as deep as was fastest on an H100: a warp of 16 has few groups to take,
-    and what waits longer than they last only delays the first. More rows share their activations between two tiles.
+    Up to 8 rows one tile at a time is under way, as deep as was fastest on an H100: one of 16 warps has few groups to
+    take, and a deeper queue only delays the first. More rows share their activations between two tiles.
     """
     warps = 16
     while warps > 1 and warps > inputs // GROUP:
@@ -187,24 +188,37 @@ def launch(
     outputs, inputs = weights.shape[0] * ROWS, weights.shape[1] * GROUP
     rows = x.reshape(-1, inputs)
     rows = rows.contiguous() if rows.dtype in HALF_TYPES else rows.to(torch.bfloat16).contiguous()
-    count, halves = rows.shape[0], both.shape[2]
-    if count > FEW_ROWS:
+    if rows.shape[0] > MOST_ROWS:
         from core.quantization.kernels.triton import w4
 
         y = w4.multiply(rows, weights, both, tables, book)
     else:
-        y = torch.empty(count, outputs, dtype=rows.dtype, device=x.device)
-    if 0 < count <= FEW_ROWS:
-        shape, held = chosen or shape_of(count, inputs, shared_limit(x.device.index), halves)
-        half = rows.dtype == torch.float16
-        program = _program(shape, held, half, book, max(1, halves), x.device.index)
-        program.start(
-            min(-(-weights.shape[0] // shape.at_once), program.processors * max(1, 16 // shape.warps)),
-            32 * shape.warps, shape.shared_bytes(count, inputs, held, halves),
-            weights.data_ptr(), both.data_ptr(), tables[int(half)].data_ptr(), rows.data_ptr(), y.data_ptr(),
-            count, outputs, inputs,
-        )  # fmt: skip
+        y = torch.empty(rows.shape[0], outputs, dtype=rows.dtype, device=x.device)
+        for some, to in zip(rows.split(FEW_ROWS), y.split(FEW_ROWS)):
+            if len(some):
+                _start(some, to, weights, both, tables[int(rows.dtype == torch.float16)], book, chosen)
     return y.to(x.dtype).view(*x.shape[:-1], outputs)
+
+
+def _start(
+    rows: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor,
+    both: torch.Tensor,
+    table: torch.Tensor,
+    book: int,
+    chosen: tuple[Shape, bool] | None,
+) -> None:
+    """Queue the kernel for up to 16 rows."""
+    (count, inputs), halves, device = rows.shape, both.shape[2], rows.device.index
+    shape, held = chosen or shape_of(count, inputs, shared_limit(device), halves)
+    program = _program(shape, held, rows.dtype == torch.float16, book, max(1, halves), device)
+    program.start(
+        min(-(-weights.shape[0] // shape.at_once), program.processors * max(1, 16 // shape.warps)),
+        32 * shape.warps, shape.shared_bytes(count, inputs, held, halves),
+        weights.data_ptr(), both.data_ptr(), table.data_ptr(), rows.data_ptr(), y.data_ptr(),
+        count, y.shape[1], inputs,
+    )  # fmt: skip
 
 
 @torch.library.custom_op("graft::w4_matmul", mutates_args=(), device_types="cuda")
