@@ -22,7 +22,9 @@ def w8_tile(
         there = first + turn < steps
         k = tl.minimum(first + turn, steps - 1) * BK + tl.arange(0, BK)[None, :]
         group = tl.minimum(first + turn, steps - 1) * BK // (inputs // groups)
-        known = tl.load(codes + inside * inputs + k).to(tl.float32) - tl.load(zero + inside * groups + group)
+        # a code behind 2^23 is a float whose value is 2^23 + code: bit operations, where a conversion would set the pace
+        lifted = (tl.load(codes + inside * inputs + k).to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+        known = (lifted - 8388608.0) - tl.load(zero + inside * groups + group)
         rows_of_x = tl.load(x + m[:, None].to(tl.int64) * inputs + k, mask=(m[:, None] < rows) & there, other=0.0)
         # a code less its zero point has at most eight bits, which bf16 holds
         d = tl.dot(known.to(x.dtype.element_ty), tl.trans(rows_of_x))
