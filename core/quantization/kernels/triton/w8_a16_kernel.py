@@ -22,7 +22,7 @@ def w8_tile(
         there = first + turn < steps
         k = tl.minimum(first + turn, steps - 1) * BK + tl.arange(0, BK)[None, :]
         group = tl.minimum(first + turn, steps - 1) * BK // (inputs // groups)
-        # a code behind 2^23 is a float whose value is 2^23 + code: bit operations, where a conversion would set the pace
+        # a code behind 2^23 is a float of value 2^23 + code: bit operations, where conversions would set the pace
         lifted = (tl.load(codes + inside * inputs + k).to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
         known = (lifted - 8388608.0) - tl.load(zero + inside * groups + group)
         rows_of_x = tl.load(x + m[:, None].to(tl.int64) * inputs + k, mask=(m[:, None] < rows) & there, other=0.0)
