@@ -2,7 +2,7 @@
 
 `json` is a list of {"name", "arguments"}; `hermes` puts each such object between <tool_call> tags; `python` is a list
 of function calls. Reading is tolerant of code fences and of prose around the calls, and never repairs a value in
-silence: what was passed over is listed. The forms of JSON can be kept to while a model writes (`constraint`).
+silence: what was passed over is listed. Each form can be kept to while a model writes (`constraint`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from core.errors import ConfigError, nearest
 
 FORMATS = ("json", "hermes", "python")
 _FENCE = re.compile(r"```(?:json|python|tool_code)?\s*\n?(.*?)```", re.S)
+_LIST = re.compile(r"^\s*\[|\[(?=[A-Za-z_])", re.M)
 _TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
 
@@ -68,7 +69,10 @@ def render(calls: Sequence[Call], form: str = "json") -> str:
 
 
 def _as_python(call: Call) -> str:
-    return f"{call.name}({', '.join(f'{name}={value!r}' for name, value in call.arguments.items())})"
+    from core.inference.constrained.python_call import is_name
+
+    said = [f"{n}={v!r}" if is_name(n) else f"**{ {n: v}!r}" for n, v in call.arguments.items()]
+    return f"{call.name}({', '.join(said)})"
 
 
 def parse(text: str, form: str = "json") -> Parsed:
@@ -127,11 +131,18 @@ def _read_json(text: str, parsed: Parsed) -> None:
 
 
 def _read_python(text: str, parsed: Parsed) -> None:
-    body = text if text.startswith("[") else f"[{text}]"
-    try:
-        listed = ast.parse(body.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        parsed.notes.append(f"not Python: {error}")
+    """The calls of a list, or one alone; a list may stand in prose, which is left over."""
+    listed, problem = _expression(text if text.startswith("[") else f"[{text}]")
+    if not _has_calls_alone(listed):
+        end = text.rfind("]") + 1
+        for start in [found.end() - 1 for found in _LIST.finditer(text)]:
+            inner, _ = _expression(text[start:end])
+            if _has_calls_alone(inner):
+                listed = inner
+                parsed.rest = " ".join(filter(None, [parsed.rest, text[:start].strip(), text[end:].strip()]))
+                break
+    if listed is None:
+        parsed.notes.append(f"not Python: {problem}")
         return
     for node in listed.elts if isinstance(listed, ast.List) else [listed]:
         if not isinstance(node, ast.Call) or node.args:
@@ -140,11 +151,27 @@ def _read_python(text: str, parsed: Parsed) -> None:
         arguments = {}
         for keyword in node.keywords:
             try:
-                arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
+                value = ast.literal_eval(keyword.value)
             except ValueError:
-                arguments[str(keyword.arg)] = ast.unparse(keyword.value)
-                parsed.notes.append(f"'{keyword.arg}' is no literal")
+                value = ast.unparse(keyword.value)
+                parsed.notes.append(f"'{keyword.arg or value}' is no literal")
+            if keyword.arg is not None:
+                arguments[keyword.arg] = value
+            elif isinstance(value, dict):
+                arguments.update({str(name): inner for name, inner in value.items()})
         parsed.calls.append(Call(ast.unparse(node.func), arguments))
+
+
+def _has_calls_alone(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.List) and all(isinstance(inner, ast.Call) for inner in node.elts)
+
+
+def _expression(text: str) -> tuple[ast.expr | None, Exception | None]:
+    """What a text says in Python, or why it says nothing."""
+    try:
+        return ast.parse(text.strip(), mode="eval").body, None
+    except (SyntaxError, ValueError) as error:
+        return None, error
 
 
 def constraint(
@@ -163,33 +190,38 @@ def constraint(
         thought: a line of free text may stand before the calls.
 
     Raises:
-        ConfigError: the form cannot be kept to, or a tool's schema, whose name and place are told.
+        ConfigError: a tool's schema cannot be kept to, whose name and place are told, or its name not in Python.
     """
     from core.inference.constrained.automaton import Automaton
     from core.inference.constrained.constraint import JsonConstraint
     from core.inference.constrained.json_schema import DEPTH, Compiler, SchemaError
     from core.inference.constrained.masks import vocabulary_of
+    from core.inference.constrained.python_call import PythonCompiler, is_name
 
-    if form == "python":
-        raise ConfigError("calls in Python are not kept to while they are written", hint="use json or hermes")
-    compiler = Compiler({})
+    compiler = PythonCompiler({}) if check_format(form) == "python" else Compiler({})
     b = compiler.b
+
+    def call(tool: ToolSpec) -> Any:
+        schema, at = {"type": "object", **tool.parameters}, f"{tool.name}#"
+        if isinstance(compiler, PythonCompiler):
+            if not all(map(is_name, tool.name.split("."))):
+                raise ConfigError(f"'{tool.name}' cannot be called in Python", hint="use json or hermes")
+            return compiler.call(tool.name, schema, at)
+        head = b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
+        return b.sequence([head, compiler.object(schema, at, DEPTH), b.text("}")])
 
     def one() -> Any:
         pieces = []
         for tool in tools:
             compiler.root = tool.parameters
-            schema = {"type": "object", **tool.parameters}
-            head = b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
             try:
-                body = compiler.object(schema, f"{tool.name}#", DEPTH)
+                pieces.append(call(tool))
             except SchemaError as error:
                 raise ConfigError(f"the schema of '{tool.name}' cannot be kept to: {error.what}", where=error.where,
                                   hint="constrained: false writes freely") from error  # fmt: skip
-            pieces.append(b.sequence([head, body, b.text("}")]))
         return b.either(pieces)
 
-    if form == "json":
+    if form != "hermes":
         piece = compiler.listed("[", "]", one, 1, most)
     else:
 

@@ -1,4 +1,4 @@
-"""Generation that can only give text of a wanted form: JSON that a JSON Schema accepts.
+"""Generation that can only give text of a wanted form: JSON, or Python calls, that a JSON Schema accepts.
 
 A schema becomes a finite automaton over bytes (`json_schema`, `automaton`), a tokenizer's vocabulary becomes a trie of
 bytes (`vocabulary`), and the two together say at each step which tokens keep the text on a way to its end (`masks`,

@@ -1,4 +1,4 @@
-"""A JSON Schema kept to while a model generates: state by state, and as a step between logits and choice."""
+"""A form of text kept to while a model generates: state by state, and as a step between logits and choice."""
 
 from __future__ import annotations
 

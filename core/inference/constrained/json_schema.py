@@ -9,14 +9,23 @@ themselves, nest to a fixed depth. A keyword that could be broken unnoticed (`no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from core.inference.constrained import numbers
 from core.inference.constrained.automaton import Automaton, Builder, Piece
-from core.inference.constrained.schema_parts import SchemaError, disjoint, merged, resolve, type_of, utf8
+from core.inference.constrained.schema_parts import (
+    SchemaError,
+    disjoint,
+    free_keys,
+    merged,
+    outside,
+    resolve,
+    type_of,
+    utf8,
+)
 
-__all__ = ["SchemaError", "compile_schema", "compile_value", "resolve", "type_of", "utf8"]
+__all__ = ["SchemaError", "compile_schema", "resolve"]
 
 DEPTH = 3
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -24,20 +33,13 @@ REFUSED = (
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "contains", "minContains",
     "propertyNames", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
 )  # fmt: skip
-PLAIN = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E))
-"""ASCII that a JSON string holds as it is."""
 LONGEST = 4096
 
 
 def compile_schema(schema: Mapping[str, Any] | bool) -> Automaton:
     """The automaton of a schema. Raises `SchemaError` for what is not supported, or when no value is valid."""
-    return compile_value(lambda compiler: compiler.value(schema, "#", DEPTH), schema)
-
-
-def compile_value(build: Any, root: Any) -> Automaton:
-    """The automaton of what `build(compiler)` puts together; references are looked up in `root`."""
-    compiler = Compiler(root)
-    piece = build(compiler)
+    compiler = Compiler(schema)
+    piece = compiler.value(schema, "#", DEPTH)
     if piece is None:
         raise SchemaError("no value is valid under this schema", where="#")
     return Automaton(compiler.b, piece)
@@ -49,6 +51,9 @@ class Compiler:
     Args:
         root: the whole schema, where references lead.
     """
+
+    ESCAPED = '"\\/bfnrt'
+    """What may follow a backslash."""
 
     def __init__(self, root: Any) -> None:
         self.b, self.root = Builder(), root
@@ -96,7 +101,7 @@ class Compiler:
             return self.string(schema, at)
         if kind in ("integer", "number"):
             return self.number(kind, schema, at)
-        return self.b.text("null") if kind == "null" else self.b.either([self.b.text("true"), self.b.text("false")])
+        return self.constants([None] if kind == "null" else [True, False])
 
     @staticmethod
     def _guessed(schema: Mapping[str, Any]) -> str | None:
@@ -111,6 +116,7 @@ class Compiler:
     # ---- scalars -----------------------------------------------------------------------------------------------
 
     def constants(self, values: Sequence[Any]) -> Piece:
+        """Any of these values."""
         return self.b.either([self.b.text(json.dumps(value, ensure_ascii=False)) for value in values])
 
     @staticmethod
@@ -128,20 +134,25 @@ class Compiler:
 
             if "minLength" in schema or "maxLength" in schema:
                 raise SchemaError("a pattern with length bounds is not supported", where=f"{at}/pattern")
-            return self._quoted(pattern_piece(self.b, schema["pattern"], f"{at}/pattern"))
+            return self.quoted(lambda quote: pattern_piece(self.b, schema["pattern"], f"{at}/pattern", quote))
         least, most = self._counts(schema, at, "minLength", "maxLength")
-        return self._quoted(self.times(self.character, least, most))
+        return self.text(least, most)
 
-    def _quoted(self, body: Piece) -> Piece:
-        return self.b.sequence([self.b.text('"'), body, self.b.text('"')])
+    def text(self, least: int, most: int | None) -> Piece:
+        """A string of any characters, so many of them."""
+        return self.quoted(lambda quote: self.times(lambda: self.character(quote), least, most))
 
-    def character(self) -> Piece:
+    def quoted(self, body: Callable[[str], Piece]) -> Piece:
+        """A string whose inside is `body(quote)`."""
+        return self.b.sequence([self.b.text('"'), body('"'), self.b.text('"')])
+
+    def character(self, quote: str) -> Piece:
         """One character of a string: as it is, or escaped."""
         start, end = utf8(self.b)
-        self.b.edges[start] += [(low, high, end) for low, high in PLAIN]
+        self.b.edges[start] += [(low, high, end) for low, high in outside(0x20, 0x7E, (ord(quote), 0x5C))]
         escaped = self.b.state()
         self.b.edges[start].append((0x5C, 0x5C, escaped))
-        self.b.edges[escaped] += [(ord(c), ord(c), end) for c in '"\\/bfnrt']
+        self.b.edges[escaped] += [(ord(c), ord(c), end) for c in self.ESCAPED]
         return start, end
 
     def number(self, kind: str, schema: Mapping[str, Any], at: str) -> Piece:
@@ -176,25 +187,27 @@ class Compiler:
 
     def object(self, schema: Mapping[str, Any], at: str, depth: int) -> Piece:
         """An object with the listed properties in their order, those that are not required optional."""
+        if (free := free_keys(schema, at)) is not None:
+            return self._map(free, at, depth, *self._counts(schema, at, "minProperties", "maxProperties"))
+        return self.properties(schema, at, depth, self.member, ("{", "}"))
+
+    def properties(
+        self, schema: Mapping[str, Any], at: str, depth: int, member: Callable[..., Piece], around: tuple[str, str]
+    ) -> Piece:
+        """The listed properties between brackets, each as `member(name, value)` writes it."""
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        if not isinstance(properties, Mapping):
-            raise SchemaError("properties are an object", where=f"{at}/properties")
-        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-            raise SchemaError("required is a list of names", where=f"{at}/required")
-        more = schema.get("additionalProperties", True)
-        if not properties and not required and more is not False:
-            least, most = self._counts(schema, at, "minProperties", "maxProperties")
-            return self._map(more, at, depth, least, most)
         listed = {name: (properties[name], f"{at}/properties/{_escaped(name)}") for name in properties}
         for name in required:
             if name not in listed:
-                listed[name] = (more, f"{at}/additionalProperties")
-        least, most = self._counts(schema, at, "minProperties", "maxProperties")
+                listed[name] = (schema.get("additionalProperties", True), f"{at}/additionalProperties")
         members = []
         for name, (inner, place) in listed.items():
-            key = self.b.text(json.dumps(name, ensure_ascii=False) + ":")
-            members.append((name in required, self.b.sequence([key, self._space(), self.value(inner, place, depth)])))
-        return self._members(members, least, most)
+            members.append((name in required, member(name, self.value(inner, place, depth))))
+        return self._members(members, *self._counts(schema, at, "minProperties", "maxProperties"), around)
+
+    def member(self, name: str, value: Piece) -> Piece:
+        """A key and its value."""
+        return self.b.sequence([self.constants([name]), self.b.text(":"), self._space(), value])
 
     def _members(
         self, members: list[tuple[bool, Piece]], least: int, most: int | None, around: tuple[str, str] = ("{", "}")
@@ -254,8 +267,7 @@ class Compiler:
 
         def member() -> Piece:
             inner = self.value(more, f"{at}/additionalProperties", depth - 1)
-            key = self._quoted(self.times(self.character, 1, None))
-            return self.b.sequence([key, self.b.text(":"), self._space(), inner])
+            return self.b.sequence([self.text(1, None), self.b.text(":"), self._space(), inner])
 
         return self.listed("{", "}", member, least, most)
 

@@ -1,10 +1,10 @@
 """Which tokens may follow in each state of an automaton.
 
-Most tokens of a vocabulary are plain words, and inside a JSON string all of them are allowed and lead back to the same
-state. They are found once for a vocabulary. What is left to look at in such a state are the tokens with a quote, a
-backslash, or a part of a character, from there on, in a trie of their own; in every other state the walk of the whole
-trie soon ends, as few bytes may follow (Dong et al. 2024, "XGrammar", separate tokens in the same way). A state's mask
-is kept, so a schema that is used again costs a look-up for each token.
+Most tokens of a vocabulary are plain words, and inside a string all of them are allowed and lead back to the same
+state. They are found once for a vocabulary. What is left to look at in such a state are the tokens with a quote of
+either kind, a backslash, or a part of a character, from there on, in a trie of their own; in every other state the
+walk of the whole trie soon ends, as few bytes may follow (Dong et al. 2024, "XGrammar", separate tokens in the same
+way). A state's mask is kept, so a schema that is used again costs a look-up for each token.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import UnsupportedModelError
 from core.inference.constrained.automaton import Automaton
+from core.inference.constrained.schema_parts import outside
 from core.inference.constrained.vocabulary import Trie, token_bytes
 
 NEEDED = set(b'{}[]":,.-0123456789truefalsn\\') | set(range(0x20, 0x7F))
@@ -63,11 +64,11 @@ def _made(tokenizer: Any, size: int) -> Vocabulary:
 
 
 def plain_bytes(data: bytes) -> int:
-    """How many first bytes are whole characters that a JSON string holds as they are."""
+    """How many first bytes are whole characters that a string in quotes of either kind holds as they are."""
     at = 0
     while at < len(data):
         value = data[at]
-        size = 1 if 0x20 <= value < 0x7F and value not in (0x22, 0x5C) else 0
+        size = 1 if 0x20 <= value < 0x7F and value not in (0x22, 0x27, 0x5C) else 0
         if value >= 0x80:
             size = 2 if 0xC2 <= value <= 0xDF else 3 if 0xE0 <= value <= 0xEF else 4 if 0xF0 <= value <= 0xF4 else 0
             try:
@@ -133,4 +134,4 @@ class Masks:
         return known
 
 
-_PLAIN = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7E))
+_PLAIN = tuple(outside(0x20, 0x7E, (0x22, 0x27, 0x5C)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.errors import ConfigError
@@ -29,6 +29,17 @@ def utf8(b: Builder) -> tuple[int, int]:
     return start, end
 
 
+def outside(low: int, high: int, points: Iterable[int]) -> list[tuple[int, int]]:
+    """[low, high] without some points, which come in order, as ranges."""
+    found = []
+    for point in points:
+        if low <= point <= high:
+            if point > low:
+                found.append((low, point - 1))
+            low = point + 1
+    return [*found, (low, high)] if low <= high else found
+
+
 def type_of(value: Any) -> set[str]:
     """The JSON types of a Python value; an integer is also a number."""
     if isinstance(value, bool):
@@ -39,6 +50,17 @@ def type_of(value: Any) -> set[str]:
         return {"number", "integer"} if value.is_integer() else {"number"}
     names = {str: "string", list: "array", dict: "object", type(None): "null"}
     return {names[type(value)]}
+
+
+def free_keys(schema: Mapping[str, Any], at: str) -> Any:
+    """The schema of the values of an object with any keys; None for one whose properties are listed."""
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(properties, Mapping):
+        raise SchemaError("properties are an object", where=f"{at}/properties")
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise SchemaError("required is a list of names", where=f"{at}/required")
+    more = schema.get("additionalProperties", True)
+    return None if properties or required or more is False else more
 
 
 def merged(schema: Mapping[str, Any], at: str) -> dict[str, Any]:

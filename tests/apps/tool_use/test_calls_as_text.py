@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import random
 
+import jsonschema
+import numpy as np
 import pytest
 
 from apps.tool_use.ast_check import check, folded
-from apps.tool_use.calls import Call, constraint, form_of, parse, render
+from apps.tool_use.calls import FORMATS, Call, constraint, form_of, parse, render
 from apps.tool_use.data import READERS, ToolExample, load_data
 from apps.tool_use.prompts import ENDS, TEMPLATES, segments
 from apps.tool_use.schema import problem
 from apps.tool_use.spec import from_bfcl, from_chat
 from apps.tool_use.tasks import tasks
+from benchmarks.schemas import random_schema
 from core.config.schema import ModelConfig
 from core.data.encode import IGNORE, encode
 from core.data.rows import BadRows
@@ -44,9 +47,12 @@ def test_what_was_passed_over_is_listed():
     assert parse('[{"name": "f", "argum').notes[0].startswith("not JSON")
     assert parse("[f(1)]", "python").notes and not parse("[f(1)]", "python").calls
     assert parse("[f(a=b)]", "python").notes == ["'a' is no literal"]
+    assert parse("I ask [twice]\n[f(a=1)]", "python").calls == [Call("f", {"a": 1})]
+    found = parse("I ask first.\n[f(a=1), g()] Done.", "python")
+    assert found.calls == [Call("f", {"a": 1}), Call("g")] and found.rest == "I ask first. Done." and not found.notes
 
 
-@pytest.mark.parametrize("form", ["json", "hermes"])
+@pytest.mark.parametrize("form", FORMATS)
 def test_calls_kept_to_while_written_are_valid_whatever_the_weights(form):
     tokenizer = train_bpe(["".join(map(chr, range(32, 127))), "<tool_call>\n"] * 20, 400)
     engine = HfEngine(load_model(ModelConfig(preset="tiny"), tokenizer, seed=1), tokenizer)
@@ -67,7 +73,69 @@ def test_a_schema_that_cannot_be_kept_names_its_tool():
     with pytest.raises(ConfigError, match="'bad'"):
         constraint([F, bad], tokenizer)
     with pytest.raises(ConfigError, match="Python"):
-        constraint([F], tokenizer, "python")
+        constraint([from_chat({"name": "get-weather", "parameters": {}})], tokenizer, "python")
+    constraint([from_chat({"name": "get-weather", "parameters": {}})], tokenizer, "hermes")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_random_schemas_and_random_logits_give_valid_calls(form):
+    texts = ["".join(map(chr, range(32, 127))), "it's <tool_call>\n", "größer 日本語", "True None null ', '"] * 20
+    tokenizer, rng, noise = train_bpe(texts, 500), random.Random(4), np.random.default_rng(4)
+    for number in range(40):
+        tools = [from_chat({"name": name, "parameters": random_schema(rng)}) for name in ("f", "g.h")]
+        kept = constraint(tools, tokenizer, form, most=3, thought=number % 2 == 0)
+        room = max(120, kept.shortest)
+        state, ids = kept.start, []
+        while len(ids) < room:
+            mask = kept.allowed(state, room - len(ids))
+            token = int(np.where(mask, noise.gumbel(size=len(mask)), -np.inf).argmax())
+            if token in kept.vocabulary.end:
+                break
+            ids.append(token)
+            state = kept.advance(state, token)
+        text = b"".join(kept.vocabulary.bytes[i] for i in ids).decode("utf-8")
+        found = parse(text, form)
+        assert 1 <= len(found.calls) <= 3 and not found.notes and (number % 2 == 0 or not found.rest), text
+        for call in found.calls:
+            schema = next(tool for tool in tools if tool.name == call.name).parameters
+            jsonschema.Draft202012Validator(schema).validate(dict(call.arguments))
+
+
+PYTHON = from_chat({"name": "f", "parameters": {
+    "properties": {
+        "s": {"enum": ["it's", 'a"b', "both'\""]}, "from": {"type": ["boolean", "null"]},
+        "a-b": {"const": {"k": [1.5, None]}}, "p": {"pattern": "^'\\d\"?$"}, "n": {"minimum": 2, "type": "integer"},
+    },
+    "required": ["s"],
+}})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, accepted",
+    [
+        ("""[f(s="it's")]""", True),
+        (r"[f(s='it\'s')]", True),
+        ("[f(s='it's')]", False),
+        (r"""[f(s='both\'"')]""", True),
+        ("""[f(s='a"b', **{'from': None}, **{"a-b": {'k': [1.5, None]}}, p='\\'3"', n=2)]""", True),
+        ("""[f(s='a"b', p="'3")]""", True),
+        ("""[f(s='a"b', p="'3"")]""", False),
+        ("""[f(s='a"b', **{'from': null})]""", False),
+        ("""[f(s='a"b', from=True)]""", False),
+        ("""[f(n=2, s='a"b')]""", False),
+        ("""[f(s='a"b', n=1)]""", False),
+        ("[f()]", False),
+        ("[]", False),
+    ],
+)
+def test_python_calls_by_hand(text, accepted):
+    tokenizer = train_bpe(["".join(map(chr, range(32, 127)))] * 20, 400)
+    assert constraint([PYTHON], tokenizer, "python").automaton.accepts_text(text) == accepted
+    if accepted:
+        found = parse(text, "python")
+        assert not found.notes and problem(PYTHON, dict(found.calls[0].arguments)) is None
+        assert constraint([PYTHON], tokenizer, "python").automaton.accepts_text(render(found.calls, "python"))
+        assert parse(render(found.calls, "python"), "python").calls == found.calls
 
 
 TYPED = from_bfcl({"name": "t", "parameters": {"type": "dict", "required": ["n"], "properties": {
