@@ -35,6 +35,10 @@ class GreenOptions:
     rho: float = key(0.5, "FLOPs of a step over those of full training", above=0, most=1)
     interval: int = key(100, "optimizer steps from one choice of tensors to the next", least=1)
     units: int = key(1000, "steps in which the budget is divided", least=10)
+    flops: Literal["analytic", "measured"] = key(
+        "analytic", "costs from the shapes, or from torch's count of the model as it runs"
+    )
+    scope: str | list[str] = key("all", "tensors that may be chosen: all, blocks, or parts of their names")
 
 
 @dataclass

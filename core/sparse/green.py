@@ -3,15 +3,17 @@
 GreenTrainer (Huang et al. 2024) orders the tensors from the output to the input. Training one means passing the
 gradient through everything above it (dy) and computing its own gradient (dw), so the best choice within a budget is a
 knapsack over prefixes of that order. Costs count the multiplications and additions of matrix products, as torch's
-FlopCounterMode does on eager attention; norms, biases and table look-ups are free.
+FlopCounterMode does on eager attention; norms, biases and table look-ups are free. They follow from the shapes here;
+`core.sparse.green_counted` takes them from a count of the model as it runs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from core.errors import BudgetError, UnsupportedError
+from core.errors import BudgetError, ConfigError, UnsupportedError, nearest
 from core.models.linear import features
 from core.models.topology import BlockRef, ModelTopology
 from core.statistics.allocate import Chosen, Stage, prefix_knapsack
@@ -25,11 +27,13 @@ class Place:
         dy: FLOPs to pass the gradient on. dw: FLOPs of each tensor's own gradient.
         above: at projections of attention, tensor → the products of the attention's backward pass that it needs; for
             the other tensors and for what lies deeper, all of them are made.
+        parts: names of the modules whose backward pass passes the gradient on.
     """
 
     dy: float
     dw: dict[str, float] = field(default_factory=dict)
     above: dict[str, dict[str, float]] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
 
 @dataclass
@@ -39,22 +43,31 @@ class Costs:
     Args:
         forward: FLOPs of the forward pass; with recomputed activations of two.
         places: from the output to the input.
+        full: FLOPs of a step that trains everything; by default everything in `places`.
     """
 
     forward: float
     places: list[Place]
+    full: float = 0.0
 
-    @property
-    def full(self) -> float:
-        """FLOPs of a step that trains everything."""
-        return self.forward + self.backward({name for place in self.places for name in place.dw})
+    def __post_init__(self) -> None:
+        self.full = self.full or self.forward + self.backward(self.names())
+
+    def names(self) -> set[str]:
+        """Every tensor that may be chosen."""
+        return {name for place in self.places for name in place.dw}
+
+    def within(self, names: set[str]) -> Costs:
+        """The same step when only these tensors may be chosen; shares stay those of full training."""
+        kept = [replace(p, dw={name: cost for name, cost in p.dw.items() if name in names}) for p in self.places]
+        return replace(self, places=kept)
 
     def backward(self, chosen: set[str]) -> float:
         """FLOPs of the backward pass when these tensors train."""
         deepest = max((depth for depth, place in enumerate(self.places) if chosen & set(place.dw)), default=-1)
         passed = sum(place.dy for place in self.places[: max(deepest, 0)])
         last = chosen & set(self.places[deepest].dw)
-        if deepest > 0 and last <= set(self.places[deepest].above):
+        if deepest > 0 and last and last <= set(self.places[deepest].above):
             needed = {key: cost for name in last for key, cost in self.places[deepest].above[name].items()}
             passed += sum(needed.values()) - self.places[deepest - 1].dy
         return passed + sum(cost for place in self.places for name, cost in place.dw.items() if name in chosen)
@@ -97,6 +110,36 @@ class Costs:
         return {names[s][i] for s, i in found.items}
 
 
+def in_scope(model: Any, scope: str | list[str]) -> set[str]:
+    """Names of the tensors that may be chosen: "all", "blocks", or what the patterns match.
+
+    A pattern is one or more whole parts of a name, such as "mlp", "q_proj" or "layers.1?.self_attn"; `*`, `?` and
+    `[…]` are wildcards.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, with the closest module.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if scope == "all":
+        return set(names)
+    if scope == "blocks":
+        inside = {id(p) for ref in ModelTopology.of(model).blocks for p in ref.module.parameters()}
+        return {name for name, p in model.named_parameters() if id(p) in inside}
+    found: set[str] = set()
+    for pattern in [scope] if isinstance(scope, str) else scope:
+        matched = {name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")}
+        if not matched:
+            modules = [name for name, _ in model.named_modules() if name]
+            known = dict.fromkeys(name.rpartition(".")[2] for name in modules if not name.rpartition(".")[2].isdigit())
+            close = nearest(pattern, modules if "." in pattern else [*known, "blocks", "all"])
+            raise ConfigError(
+                f"no tensor matches '{pattern}'", where="green.scope",
+                hint=" ".join(filter(None, [close, f"all, blocks, or parts of names: {', '.join(known)}"])),
+            )  # fmt: skip
+        found |= matched
+    return found
+
+
 def tensor_flops(model: Any, rows: int, length: int, recomputed: bool = False) -> Costs:
     """Costs of a step on a batch (rows, length).
 
@@ -129,10 +172,10 @@ def tensor_flops(model: Any, rows: int, length: int, recomputed: bool = False) -
     if topology.head is not None:
         inside, outside = features(topology.head)
         forward += 2 * tokens * inside * outside
-        places.append(_linear_place([topology.head], owned, tokens))
+        places.append(_linear_place([topology.head], owned, topology.name_of, tokens))
     places.append(Place(0.0, dict.fromkeys(owned(topology.final_norm), 0.0)))
     for ref in reversed(topology.blocks):
-        added, cost = _block_places(ref, owned, rows, length)
+        added, cost = _block_places(ref, owned, topology.name_of, rows, length)
         places += added
         forward += cost
     last = Place(0.0)
@@ -143,7 +186,7 @@ def tensor_flops(model: Any, rows: int, length: int, recomputed: bool = False) -
     return Costs(forward * (2 if recomputed else 1), [*places, last])
 
 
-def _block_places(ref: BlockRef, owned: Any, rows: int, length: int) -> tuple[list[Place], float]:
+def _block_places(ref: BlockRef, owned: Any, name_of: Any, rows: int, length: int) -> tuple[list[Place], float]:
     """A block's places from its output to its input, and the FLOPs of its forward pass."""
     tokens = rows * length
     ups = [part for part in (ref.gate, ref.up) if part is not None]
@@ -152,9 +195,13 @@ def _block_places(ref: BlockRef, owned: Any, rows: int, length: int) -> tuple[li
     after_attention, after_mlp = ref.norms[0], ref.norms[-1]
     before = ref.residual == "pre_ln"
     places = [] if before else [Place(0.0, dict.fromkeys(owned(after_mlp), 0.0))]
-    places += [_linear_place([ref.down], owned, tokens), _linear_place(ups, owned, tokens)]
+    places += [_linear_place([ref.down], owned, name_of, tokens), _linear_place(ups, owned, name_of, tokens)]
     places.append(Place(0.0, dict.fromkeys(owned(after_mlp if before else after_attention), 0.0)))
-    places += [_linear_place([ref.o], owned, tokens), Place(2.0 * core), Place(0.0)]
+    places += [
+        _linear_place([ref.o], owned, name_of, tokens),
+        Place(2.0 * core, parts=(name_of(ref.attn),)),
+        Place(0.0),
+    ]
     scores, values = product * ref.head_dim_qk, product * ref.head_dim_vo
     needs: dict[str, dict[str, float]] = {
         "q": {"weights": values, "q": scores},
@@ -163,8 +210,9 @@ def _block_places(ref: BlockRef, owned: Any, rows: int, length: int) -> tuple[li
     }
     for role in ("q", "k", "v", "qkv"):
         if (part := getattr(ref, role)) is not None:
-            found = _linear_place([part], owned, tokens)
+            found = _linear_place([part], owned, name_of, tokens)
             places[-1].dy += found.dy
+            places[-1].parts += found.parts
             places[-1].dw |= found.dw
             places[-1].above |= dict.fromkeys(found.dw, needs[role]) if role in needs else {}
     places[-1].dw |= dict.fromkeys(owned(ref.attn), 0.0)
@@ -173,8 +221,8 @@ def _block_places(ref: BlockRef, owned: Any, rows: int, length: int) -> tuple[li
     return places, linears + core
 
 
-def _linear_place(maps: list[Any], owned: Any, tokens: int) -> Place:
-    place = Place(0.0)
+def _linear_place(maps: list[Any], owned: Any, name_of: Any, tokens: int) -> Place:
+    place = Place(0.0, parts=tuple(map(name_of, maps)))
     for part in maps:
         inside, outside = features(part)
         place.dy += 2 * tokens * inside * outside

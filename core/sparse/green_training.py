@@ -3,7 +3,8 @@
 Every `interval` steps the next batch is first used to ask: one real optimizer step with everything in reach training,
 and the gradient at the new point. A tensor's importance is how much its own change lowered the loss, -Σ g' · Δw. Then
 weights and optimizer are put back bit for bit and the best tensors within the budget are set free; autograd does not
-go deeper than the deepest of them.
+go deeper than the deepest of them. The first step of every choice is counted by torch, so that a run says what it was
+planned to cost and what it cost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch.distributed as dist
 from core.config.sparse import GreenOptions
 from core.errors import UnsupportedError
 from core.objectives.selection import SelectionCallback, bare
-from core.sparse.green import tensor_flops
+from core.sparse.green import Costs, in_scope, tensor_flops
+from core.sparse.green_counted import counted_costs
 
 
 class GreenCallback(SelectionCallback):
@@ -25,14 +27,15 @@ class GreenCallback(SelectionCallback):
 
     Attributes:
         due: the next training step begins with a selection. selected: names of the tensors that train.
-        share: planned FLOPs of a step over those of full training.
+        share, counted: FLOPs of a step over those of full training, as planned and as torch counted them on the first
+            step of the choice.
     """
 
     name = "green"
 
     def __init__(self, options: GreenOptions) -> None:
         super().__init__(options.interval)
-        self.options, self.due, self.share = options, True, 1.0
+        self.options, self.due, self.share, self.counted = options, True, 1.0, 1.0
         self.selected: list[str] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -47,10 +50,11 @@ class GreenCallback(SelectionCallback):
         given["model"].requires_grad_(True)
 
     def plain(self) -> dict[str, Any]:
-        return {"due": self.due, "selected": self.selected, "share": self.share}
+        return {"due": self.due, "selected": self.selected, "share": self.share, "counted": self.counted}
 
     def load_plain(self, found: dict[str, Any]) -> None:
         self.due, self.selected, self.share = found["due"], found["selected"], found["share"]
+        self.counted = found.get("counted", self.share)
 
 
 class GreenTrainerMixin:
@@ -60,7 +64,8 @@ class GreenTrainerMixin:
 
     Raises:
         UnsupportedError: adapters or a quantized base.
-        BudgetError: a rho below what a forward pass and the cheapest tensor cost.
+        BudgetError: a rho below what a forward pass and the cheapest tensor of the scope cost.
+        ConfigError: a scope that matches no tensor.
     """
 
     green: GreenOptions = GreenOptions()
@@ -71,7 +76,9 @@ class GreenTrainerMixin:
                 "GreenTrainer chooses among the model's own tensors, which are frozen here", where="model",
                 hint="leave out adapters and quantization",
             )  # fmt: skip
-        tensor_flops(model, 1, 2).budget(self.green.rho)
+        self.scope = in_scope(model, self.green.scope)
+        tensor_flops(model, 1, 2).within(self.scope).budget(self.green.rho)
+        self._shape: tuple[int, int] | None = None
         super().__init__(model, *args, **kwargs)  # type: ignore[call-arg]
         # tensors that do not train have no gradient to wait for
         self.args.ddp_find_unused_parameters = True
@@ -79,29 +86,51 @@ class GreenTrainerMixin:
         self.add_callback(self.selection)
 
     def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.selection.due:
-            self._select(inputs)
-        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if not self.selection.due:
+            return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self._select(inputs)
+        with FlopCounterMode(display=False) as counter:
+            found = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        self.selection.counted = counter.get_total_flops() / self._costs.full
+        return found
 
     def _select(self: Any, inputs: Any) -> None:
         """Choose the tensors of the steps to come."""
         model, optimizer, callback = self.accelerator.unwrap_model(self.model), bare(self.optimizer), self.selection
-        rows, length = inputs["input_ids"].shape
-        costs = tensor_flops(model, rows, length, self.args.gradient_checkpointing)
+        costs = self._costs_of(model, inputs)
         found = self.importance_of(model, inputs, costs.reachable(self.green.rho))
         chosen = costs.select(found, self.green.rho, self.green.units)
         set_free(model, chosen)
         park(model, optimizer)
         callback.selected, callback.due, callback.share = sorted(chosen), False, costs.share(chosen)
 
+    def _costs_of(self: Any, model: Any, inputs: Any) -> Costs:
+        """What a step on such a batch costs, found again when the shape changes."""
+        shape = tuple(inputs["input_ids"].shape)
+        if self._shape != shape:
+            recomputed = self.args.gradient_checkpointing
+            self._costs, self._shape = tensor_flops(model, *shape, recomputed), shape
+            if self.green.flops == "measured":
+                with self._unnoticed():
+                    self._costs = counted_costs(model, self._costs, lambda: self._loss(model, inputs), recomputed)
+            self._costs = self._costs.within(self.scope)
+        return self._costs
+
     def importance_of(self: Any, model: Any, inputs: Any, names: set[str]) -> dict[str, float]:
         """What the named tensors are worth, measured on a batch; random states and counts are left as they were."""
-        counted = getattr(self, "_useful", None)
+        with self._unnoticed():
+            return importance(model, bare(self.optimizer), names, lambda: self._loss(model, inputs))
+
+    @contextlib.contextmanager
+    def _unnoticed(self: Any) -> Any:
+        """Passes that are no training: random states and the count of tokens are put back."""
+        seen = getattr(self, "_useful", None)
         with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
-            found = importance(model, bare(self.optimizer), names, lambda: self._loss(model, inputs))
-        if counted is not None:
-            self._useful = counted
-        return found
+            yield
+        if seen is not None:
+            self._useful = seen
 
     def _loss(self: Any, model: Any, inputs: Any) -> torch.Tensor:
         with self.compute_loss_context_manager():
@@ -109,7 +138,8 @@ class GreenTrainerMixin:
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs = {**logs, "green/flops": round(self.selection.share, 4)}
+            shares = {"green/flops": self.selection.share, "green/flops_counted": self.selection.counted}
+            logs = {**logs, **{name: round(share, 4) for name, share in shares.items()}}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
 

@@ -11,8 +11,9 @@ import transformers as tr
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.config.sparse import GreenOptions
-from core.errors import BudgetError, UnsupportedError
-from core.sparse.green import tensor_flops
+from core.errors import BudgetError, ConfigError, UnsupportedError
+from core.sparse.green import in_scope, tensor_flops
+from core.sparse.green_counted import counted_costs
 from core.sparse.green_training import GreenTrainerMixin, importance
 from core.statistics.allocate import Stage, prefix_knapsack, threshold_bisect
 
@@ -88,28 +89,81 @@ def test_bisection_finds_the_last_threshold_below_the_share():
         threshold_bisect(lambda t: 0.1 * t, 0.5)
 
 
+IDS = torch.randint(0, 60, (2, 24), generator=torch.Generator().manual_seed(0))
+
+
+def loss_of(model):
+    return model(input_ids=IDS, labels=IDS, use_cache=False).loss
+
+
 def counted(model, chosen):
-    ids = torch.randint(0, 60, (2, 24), generator=torch.Generator().manual_seed(0))
     for name, p in model.named_parameters():
         p.requires_grad_(name in chosen)
     with FlopCounterMode(display=False) as forward:
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss = loss_of(model)
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     return forward.get_total_flops(), backward.get_total_flops()
 
 
+@pytest.mark.parametrize("flops", ["analytic", "measured"])
 @pytest.mark.parametrize("make", [llama, lambda: llama(tie_word_embeddings=True), gpt2])
-def test_planned_flops_are_the_counted_ones(make):
+def test_planned_flops_are_the_counted_ones(make, flops):
     model, dice = make(), random.Random(0)
     costs = tensor_flops(model, 2, 24)
     names = sorted(name for place in costs.places for name in place.dw)
     assert names == sorted(name for name, _ in model.named_parameters())
-    for trial in range(12):
+    if flops == "measured":
+        costs = counted_costs(model, costs, lambda: loss_of(model))
+    for trial in range(16):
         chosen = set(names) if not trial else set(dice.sample(names, dice.randint(1, 5)))
         forward, backward = counted(make(), chosen)
         assert costs.forward == pytest.approx(forward, rel=0.02)
         assert costs.backward(chosen) == pytest.approx(backward, rel=0.02)
+
+
+def test_a_kernel_that_costs_something_else_is_planned_only_by_counting():
+    """Attention in one fused operation on a CPU: the counter sees no products in it."""
+    model, dice = llama(attn_implementation="sdpa"), random.Random(0)
+    shapes = tensor_flops(model, 2, 24)
+    costs = counted_costs(model, shapes, lambda: loss_of(model))
+    far = 0
+    for _ in range(16):
+        chosen = set(dice.sample(sorted(costs.names()), 3))
+        backward = counted(model, chosen)[1]
+        assert costs.backward(chosen) == pytest.approx(backward, rel=0.02)
+        far += abs(shapes.backward(chosen) / backward - 1) > 0.02
+    assert far > 8
+
+
+def test_counting_leaves_no_trace():
+    model = llama()
+    model.train()
+    frozen, kept = model.lm_head.weight.requires_grad_(False), model.model.norm.weight
+    kept.grad = torch.ones_like(kept)
+    counted_costs(model, tensor_flops(model, 2, 24), lambda: loss_of(model))
+    assert not frozen.requires_grad and model.training and bool((kept.grad == 1).all())
+    assert all(p.grad is None and (p is frozen or p.requires_grad) for p in model.parameters() if p is not kept)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
+
+
+def test_a_scope_names_the_tensors_that_may_be_chosen():
+    model = llama()
+    names = {name for name, _ in model.named_parameters()}
+    outside = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+    assert in_scope(model, "all") == names and in_scope(model, "blocks") == names - outside
+    assert in_scope(model, ["layers.1", "q_proj"]) == {n for n in names if "layers.1." in n or "q_proj" in n}
+    assert in_scope(model, "layers.[02].mlp") == {n for n in names if "mlp" in n and "layers.1" not in n}
+    costs = tensor_flops(model, 2, 24)
+    part = costs.within(in_scope(model, "mlp"))
+    assert part.full == costs.full and part.names() == {n for n in names if "mlp" in n}
+    assert part.reachable(0.6) == costs.reachable(0.6) & part.names()
+    chosen = part.select(dict.fromkeys(names, 1.0), 0.6)
+    assert chosen and chosen <= part.names() and part.share(chosen) == costs.share(chosen) <= 0.6
+    for pattern, close in (("qproj", "q_proj"), ("layers.1.mpl", "model.layers.1.mlp"), ("block", "blocks")):
+        with pytest.raises(ConfigError, match=pattern) as error:
+            in_scope(model, [pattern])
+        assert f"'{close}'" in error.value.hint
 
 
 def test_the_deepest_tensor_passes_nothing_on():
@@ -167,12 +221,16 @@ class GreenTrainer(GreenTrainerMixin, tr.Trainer):
     green = GreenOptions(rho=0.6, interval=4)
 
 
-def train(folder, mode="whole", steps=10):
+class Measured(GreenTrainerMixin, tr.Trainer):
+    green = GreenOptions(rho=0.6, interval=4, flops="measured", scope="blocks")
+
+
+def train(folder, mode="whole", steps=10, cls=GreenTrainer):
     args = tr.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, max_steps=steps, use_cpu=True, report_to=[],
-        disable_tqdm=True, save_steps=6, learning_rate=1e-3, label_names=["labels"], logging_steps=100, warmup_steps=2,
+        disable_tqdm=True, save_steps=6, learning_rate=1e-3, label_names=["labels"], logging_steps=5, warmup_steps=2,
     )  # fmt: skip
-    trainer = GreenTrainer(model=llama(), args=args, train_dataset=Rows())
+    trainer = cls(model=llama(), args=args, train_dataset=Rows())
     frees = []
 
     class Watch(tr.TrainerCallback):
@@ -185,18 +243,21 @@ def train(folder, mode="whole", steps=10):
     return trainer, frees
 
 
-def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(tmp_path):
+@pytest.mark.parametrize("cls", [GreenTrainer, Measured])
+def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(cls, tmp_path):
     start = {n: p.clone() for n, p in llama().named_parameters()}
-    whole, frees = train(tmp_path / "a")
+    whole, frees = train(tmp_path / "a", cls=cls)
     costs = tensor_flops(whole.model, 2, 24)
     for chosen in frees:
-        assert chosen and costs.share(set(chosen)) <= 0.6
+        assert chosen and costs.share(set(chosen)) <= 0.6 and set(chosen) <= in_scope(whole.model, cls.green.scope)
+    for row in (row for row in whole.state.log_history if "loss" in row):
+        assert row["green/flops_counted"] == pytest.approx(row["green/flops"], rel=0.02) and row["green/flops"] <= 0.6
     touched = set().union(*frees)
     for name, p in whole.model.named_parameters():
         assert torch.equal(p, start[name]) == (name not in touched)
         assert p.requires_grad
-    train(tmp_path / "b", "stop")
-    parts, rest = train(tmp_path / "b", "go")
+    train(tmp_path / "b", "stop", cls=cls)
+    parts, rest = train(tmp_path / "b", "go", cls=cls)
     assert rest == frees[6:]
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), parts.model.parameters()))
 
