@@ -46,7 +46,7 @@ def toolchain(compiler: Compiler = "auto") -> Toolchain:
         ToolMissing: none is installed; the message names the package.
     """
     if compiler in ("auto", "nvcc"):
-        homes = [os.environ.get("CUDA_HOME", ""), *sorted(glob.glob("/usr/local/cuda*"), reverse=True), *_wheels()]
+        homes = [os.environ.get("CUDA_HOME", ""), *sorted(glob.glob("/usr/local/cuda*"), reverse=True), *wheels()]
         places = [f"{home}/bin/nvcc" for home in homes if home]
         found = next((p for p in places if os.access(p, os.X_OK)), None) or shutil.which("nvcc")
         if found is not None:
@@ -55,7 +55,7 @@ def toolchain(compiler: Compiler = "auto") -> Toolchain:
             version = tool(real).version
             return Toolchain("nvcc", real, version, () if root.startswith("/usr/") else (root,))
     if compiler in ("auto", "nvrtc"):
-        libraries = [p for home in _wheels() for p in sorted(glob.glob(f"{home}/lib*/libnvrtc.so.*"))]
+        libraries = [p for home in wheels() for p in sorted(glob.glob(f"{home}/lib*/libnvrtc.so.*"))]
         libraries += sorted(glob.glob("/usr/local/cuda*/lib64/libnvrtc.so.*"))
         libraries = [p for p in libraries if "builtins" not in p and ".alt" not in p]
         if libraries:
@@ -73,7 +73,7 @@ def toolchain(compiler: Compiler = "auto") -> Toolchain:
     )
 
 
-def _wheels() -> list[str]:
+def wheels() -> list[str]:
     """Folders of NVIDIA's wheels, newest first: site-packages/nvidia/cu13, nvidia/cuda_nvcc, …"""
     try:
         spec = importlib.util.find_spec("nvidia")
@@ -116,16 +116,18 @@ class KernelCompiler:
         )  # fmt: skip
         self.box = Sandbox.best(policy)
 
-    def compile(self, code: str, arch: str = "sm_90") -> Compiled:
-        """Machine code of `code` for `arch`, or why there is none."""
+    def compile(self, code: str, arch: str = "sm_90", lines: bool = False) -> Compiled:
+        """Machine code of `code` for `arch`, or why there is none; `lines`: with a table that knows its lines."""
         check_arch(arch)
         files: dict[str, str | bytes] = {"kernel.cu": with_c_linkage(code)}
         if self.tools.kind == "nvcc":
             steps = [Step([self.tools.path, "-std=c++17", f"-arch={arch}", "-cubin", "-Xptxas", "-v", "-o",
-                           "kernel.cubin", "kernel.cu"])]  # fmt: skip
+                           "kernel.cubin", *(["-lineinfo"] if lines else []), "kernel.cu"])]  # fmt: skip
         else:
             files["nvrtc.py"] = (Path(__file__).parent / "inside" / "nvrtc.py").read_text(encoding="utf-8")
-            steps = [Step(["python3", "-I", "nvrtc.py", self.tools.path, arch, *self.tools.includes])]
+            options = ["--generate-line-info"] if lines else []
+            includes = [f"-I{path}" for path in self.tools.includes]
+            steps = [Step(["python3", "-I", "nvrtc.py", self.tools.path, arch, *includes, *options])]
         collect = ["kernel.cubin"]
         done = (
             self.box.run(steps, files, collect)

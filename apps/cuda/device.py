@@ -116,7 +116,7 @@ class Device:
 
     def run(self, cubin: bytes, jobs: Sequence[Job]) -> Emulated:
         """Jobs as the emulator takes them, on the device."""
-        rows = [_job_row(job) for job in jobs]
+        rows = [job_row(job) for job in jobs]
         try:
             reply = self._call("run_jobs", base64.b64encode(cubin).decode(), rows)
         except TimeoutError:
@@ -239,13 +239,7 @@ def gpus() -> int:
 def gpu_worker(level: str, seconds: float) -> Worker:
     """A process inside the sandbox that sees the GPU. Raises `BackendUnavailable` where the sandbox hides it."""
     paths = site_packages()
-    devices = tuple(sorted(p for p in glob.glob("/dev/nvidia*") if not os.path.isdir(p)))
-    env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
-    seen = tuple(p for p in ("/sys", "/etc/OpenCL", "/opt") if os.path.isdir(p))
-    policy = Policy(
-        wall_s=seconds, mem_mb=65536, address_space=False, max_procs=512, max_fds=4096, max_output_kb=96 << 10,
-        tmp_mb=2048, fsize_mb=1024, ro=(*paths, *seen), devices=devices, env=env, level=level,  # type: ignore[arg-type]
-    )  # fmt: skip
+    policy = gpu_policy(level, seconds, paths)
     exports = "bench, facts, limits, measure, prepare, run_jobs"
     source = bundled("cases", "launching", "gpu", exports=exports) + "facts()\n"
     try:
@@ -255,6 +249,17 @@ def gpu_worker(level: str, seconds: float) -> Worker:
             f"the GPU cannot be used at isolation level '{level}': {error.what}",
             hint=f"{error.hint or ''} No generated code runs on the host, so sandbox: weak is a choice here".strip(),
         ) from error
+
+
+def gpu_policy(level: str, seconds: float, visible: Sequence[str]) -> Policy:
+    """Limits of a process that uses the GPU and sees the folders `visible`."""
+    devices = tuple(sorted(p for p in glob.glob("/dev/nvidia*") if not os.path.isdir(p)))
+    env = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    seen = tuple(p for p in ("/sys", "/etc/OpenCL", "/opt") if os.path.isdir(p))
+    return Policy(
+        wall_s=seconds, mem_mb=65536, address_space=False, max_procs=512, max_fds=4096, max_output_kb=96 << 10,
+        tmp_mb=2048, fsize_mb=1024, ro=(*visible, *seen), devices=devices, env=env, level=level,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def layout(resolved: Resolved, signature: Signature) -> tuple[list, list]:
@@ -272,7 +277,8 @@ def layout(resolved: Resolved, signature: Signature) -> tuple[list, list]:
     return buffers, launches
 
 
-def _job_row(job: Job) -> dict[str, Any]:
+def job_row(job: Job) -> dict[str, Any]:
+    """A job with its buffers laid out, as the processes at the device read it."""
     buffers, launches = layout(job.resolved, job.signature)
     given = [base64.b64encode(data).decode() for data in job.inputs]
     rows = [[*row, given[i] if row[0] == 0 else None] for i, row in enumerate(buffers)]

@@ -25,6 +25,7 @@ from apps.cuda.example import CudaExample
 from apps.cuda.model import modelled
 from apps.cuda.oracle import SMALL_CASE, Case, InvalidProblem, Oracle, TooLarge, decoded
 from apps.cuda.plan import Plan, PlanError, parse_plan, resolve
+from apps.cuda.sanitizer import PACKAGE, Sanitizer
 from apps.cuda.timing import TimingOptions
 from apps.cuda.verdict import CudaVerdict, Diagnostic, Trial
 from core.errors import ConfigError
@@ -51,8 +52,8 @@ class CudaHarness:
         gpu: "auto" uses one where there is one, "none" never, "require" raises without. nearby: also odd shapes.
         level: least isolation. limits: seconds. cache: a folder of known runs and cases. workers: at the same time.
         timing: how a GPU is timed. model: estimate a time where no GPU is, marked as such. sanitize: with a GPU, let
-        the emulator look at the first cases too, for what a GPU gets right by luck. size_limit: elements of a
-        problem on the GPU; larger ones are made smaller, and the report says so.
+        the emulator and compute-sanitizer look at a small case too, for what a GPU gets right by luck. size_limit:
+        elements of a problem on the GPU; larger ones are made smaller, and the report says so.
 
     Raises:
         ToolMissing: no compiler. SandboxError: no isolation as asked. BackendUnavailable: no GPU, and one is required.
@@ -98,6 +99,7 @@ class CudaHarness:
             from apps.cuda.device import Device
 
             self._device = Device.find(level, self.limits.gpu_s, required=gpu == "require")
+        self.sanitizer = Sanitizer.find(level) if sanitize and self._device is not None else None
 
     @property
     def engine(self) -> str:
@@ -107,7 +109,12 @@ class CudaHarness:
     def versions(self) -> dict[str, str]:
         """Programs and devices that the verdicts rest on."""
         found: dict[str, str] = {} if self.compiler is None else {self.compiler.tools.kind: self.compiler.tools.version}
-        found |= {"gpu": self._device.described} if self._device is not None else {"g++": self.emulator.version}
+        if self._device is None:
+            return found | {"g++": self.emulator.version}
+        found["gpu"] = self._device.described
+        if self.sanitize:
+            absent = f"absent (PyPI: {PACKAGE}), so no kernel was run under it"
+            found["compute-sanitizer"] = absent if self.sanitizer is None else self.sanitizer.described
         return found
 
     @property
@@ -194,6 +201,10 @@ class CudaHarness:
             looked = self.emulator.run(code, kernels, jobs[:2])
             if looked.status == "fault":
                 return replace(base, status="fault", detail=looked.detail, diagnostics=looked.diagnostics)
+        if self.sanitizer is not None:
+            base = self._sanitized(self.sanitizer, base, code, jobs[0])
+            if base.status != "passes":
+                return base
         if self._device is not None and self.timing.enabled:
             with self._device.turn():
                 return self._timed(base, example, code, plan, kernels, compiled)
@@ -211,6 +222,19 @@ class CudaHarness:
         if made.cubin is None:
             raise ConfigError(f"the code compiles for {self.archs}, but not for the GPU here, {wanted}")
         return made.cubin
+
+    def _sanitized(self, sanitizer: Sanitizer, base: CudaVerdict, code: str, job: Job) -> CudaVerdict:
+        """The first case under compute-sanitizer, while nobody is timed; a tool that fails is told in the log."""
+        made = KernelCompiler(self.level, self.cache).compile(code, self._device.arch, lines=True)
+        if made.cubin is None:
+            raise ConfigError(f"the code compiles for {self.archs}, but not for the GPU here, {self._device.arch}")
+        with self._device.turn():
+            found = sanitizer.run(made.cubin, job, racy="__shared__" in code)
+        if found.status == "fault":
+            return replace(base, status="fault", detail=found.detail, diagnostics=found.diagnostics)
+        if found.status == "failed":
+            return replace(base, log=f"{base.log}\ncompute-sanitizer: {found.detail}".strip())
+        return base
 
     def _timed(self, base, example, code, plan, kernels, compiled) -> CudaVerdict:
         """A run at full size: right again, and how long it takes."""

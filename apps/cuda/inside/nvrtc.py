@@ -1,4 +1,4 @@
-"""Compile `kernel.cu` to `kernel.cubin` by NVRTC: python nvrtc.py LIBRARY ARCHITECTURE [INCLUDE …]."""
+"""Compile `kernel.cu` to `kernel.cubin` by NVRTC: python nvrtc.py LIBRARY ARCHITECTURE [OPTION …]."""
 
 import ctypes
 import sys
@@ -15,7 +15,7 @@ ALIASES = {"cstdint": "stdint.h", "climits": "limits.h", "cfloat": "float.h", "c
 MACROS = ["-DINFINITY=__int_as_float(0x7f800000)", "-DNAN=__int_as_float(0x7fffffff)"]
 
 
-def main(library: str, arch: str, includes: list[str]) -> int:
+def main(library: str, arch: str, options: list[str]) -> int:
     nvrtc = ctypes.CDLL(library)
     with open("kernel.cu", "rb") as handle:
         source = handle.read()
@@ -28,11 +28,12 @@ def main(library: str, arch: str, includes: list[str]) -> int:
         f"--gpu-architecture={arch}",
         "--std=c++17",
         "--ptxas-options=-v",
-        *(f"-I{path}" for path in (".", *includes)),
+        "-I.",
+        *options,
         *MACROS,
     ]
-    options = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
-    failed = nvrtc.nvrtcCompileProgram(program, len(words), options)
+    given = (ctypes.c_char_p * len(words))(*(word.encode() for word in words))
+    failed = nvrtc.nvrtcCompileProgram(program, len(words), given)
     size = ctypes.c_size_t()
     nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)

@@ -36,6 +36,25 @@ def test_wrong_kernels_fail(harness, name):
     assert harness.verify(relu(), candidate(_RIGHT, _PLAN)).passed, "the device is usable after a fault"
 
 
+def test_compute_sanitizer_sees_what_the_emulator_cannot_run(harness):
+    if harness.sanitizer is None:
+        pytest.skip("compute-sanitizer is absent (PyPI: nvidia-cuda-sanitizer-api)")
+    ptx = '  asm volatile("");\n'
+    right = candidate(_RIGHT.replace("  if (i < n)", ptx + "  if (i < n)"), _PLAN)
+    assert harness.verify(relu(), right).passed
+    assert "it failed" not in harness.versions()["compute-sanitizer"]
+    far = ptx + "  float next = x[i + 1];\n  if (i < n) out[i] = next == 1e30f ? next : fmaxf(x[i], 0.0f);\n"
+    beyond = harness.verify(relu(), candidate(_RIGHT.replace("  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n", far), _PLAN))
+    assert beyond.status == "fault" and beyond.detail.startswith("memcheck: Invalid __global__ read"), beyond.meaning
+    assert "float next" in beyond.code.splitlines()[beyond.diagnostics[0].line - 1]
+    shared = "  __shared__ float s[256];\n  s[threadIdx.x] = i < n ? x[i] : 0.0f;\n" + ptx
+    shared += "  float next = s[255 - threadIdx.x];\n  if (i < n) out[i] = next == 1e30f ? next : fmaxf(x[i], 0.0f);\n"
+    raced = harness.verify(
+        relu(), candidate(_RIGHT.replace("  if (i < n) out[i] = fmaxf(x[i], 0.0f);\n", shared), _PLAN)
+    )
+    assert raced.status == "fault" and raced.detail.startswith("racecheck: Race reported"), raced.meaning
+
+
 def test_modules_run_in_a_process_of_their_own():
     harness = ModuleHarness(level=isolation()[0], trials=3, timing=TimingOptions(repeats=30))
     assert harness.verify(relu(), HONEST_MODULES["Triton"]).passed

@@ -128,7 +128,7 @@ def test_logs_are_read():
 
 def test_a_missing_compiler_names_its_package(monkeypatch):
     toolchain.cache_clear()
-    monkeypatch.setattr("apps.cuda.compiling._wheels", lambda: [])
+    monkeypatch.setattr("apps.cuda.compiling.wheels", lambda: [])
     monkeypatch.setattr("apps.cuda.compiling.glob.glob", lambda pattern: [])
     monkeypatch.setattr("apps.cuda.compiling.shutil.which", lambda name: None)
     monkeypatch.delenv("CUDA_HOME", raising=False)
