@@ -26,6 +26,7 @@ class SpielOptions:
     rate_policy: Literal["linear", "cosine", "constant"] = key("linear", "how the replaced share falls")
     initial_rate: float = key(0.2, "share replaced at the start; the first reselection replaces all", above=0, most=1)
     apply: Literal["add", "separate"] = key("add", "round W + v to the base's format, or add a product of its own")
+    grad_mode: Literal["tiles", "sddmm"] = key("tiles", "pick entries of dyᵀx, or make each by itself, for very few")
 
 
 @dataclass

@@ -108,10 +108,10 @@ class GreenTrainerMixin:
 
     def _costs_of(self: Any, model: Any, inputs: Any) -> Costs:
         """What a step on such a batch costs, found again when the shape changes."""
-        shape = tuple(inputs["input_ids"].shape)
-        if self._shape != shape:
+        rows, length = inputs["input_ids"].shape
+        if self._shape != (rows, length):
             recomputed = self.args.gradient_checkpointing
-            self._costs, self._shape = tensor_flops(model, *shape, recomputed), shape
+            self._costs, self._shape = tensor_flops(model, rows, length, recomputed), (rows, length)
             if self.green.flops == "measured":
                 with self._unnoticed():
                     self._costs = counted_costs(model, self._costs, lambda: self._loss(model, inputs), recomputed)

@@ -1,7 +1,7 @@
 """Sparse fine-tuning whose support moves (Ansell et al. 2024, Scaling Sparse Fine-Tuning), as a tuner of peft.
 
 Of a frozen weight W (out, in) only k entries are tuned: y = x (W + S(v))ᵀ + b, with v (k,) in fp32 at sorted positions.
-The gradient of v is taken from dyᵀ x one tile of rows at a time, and W + S(v) is built again in the backward pass, so
+The gradient of v is taken from dyᵀ x one tile of rows at a time (or entry by entry where there are very few), and W + S(v) is built again in the backward pass, so
 memory grows with k and not with the weights. Which entries are tuned is changed during training by
 `core.sparse.spiel_training`; here a support only counts the gradients it is asked to watch.
 """
@@ -24,12 +24,13 @@ from core.errors import ConfigError, MergeError, nearest
 from core.models.linear import dense_weight, features, is_linear_like, set_dense_weight
 from core.models.peft_registry import peft_type, register_method
 from core.models.topology import ModelTopology
-from core.sparse.support import bounds, draw_positions, index_dtype, shares, tiles
+from core.sparse.support import bounds, draw_positions, index_dtype, sampled_product, shares, tiles
 from core.sparse.window import Window
 
 SELECTIONS = ("ag", "ma", "random", "grad_once")
 RATES = ("linear", "cosine", "constant")
 APPLY = ("add", "separate")
+GRAD_MODES = ("tiles", "sddmm")
 
 
 @dataclass
@@ -44,6 +45,10 @@ class SpielConfig(PeftConfig):
         reselection_steps: from one reselection to the next. accumulation_steps: of ag's window.
         rate_policy, initial_rate: share replaced at each reselection; the first replaces all.
         apply: add rounds W + v to W's format, as a merged model will; separate computes x Wᵀ + x Sᵀ.
+        grad_mode: tiles makes all of dyᵀ x, at most 64 MiB of it at a time, and picks the entries: 2 N out·in FLOPs a
+            map of N tokens, whatever k. sddmm gathers both factors for each entry, at most 64 MiB at a time too: it
+            reads 2 N k numbers in no order, which is less work only for very few entries (k far below out·in / 300).
+            Both give the same sums; a window's first backward pass takes tiles in either.
         seed: of the first positions.
     """
 
@@ -56,6 +61,7 @@ class SpielConfig(PeftConfig):
     rate_policy: Literal["linear", "cosine", "constant"] = field(default="linear")
     initial_rate: float = field(default=0.2)
     apply: Literal["add", "separate"] = field(default="add")
+    grad_mode: Literal["tiles", "sddmm"] = field(default="tiles")
     seed: int = field(default=0)
     target_modules: Any = field(default=None)
     exclude_modules: Any = field(default=None)
@@ -66,7 +72,12 @@ class SpielConfig(PeftConfig):
         self.peft_type = peft_type("spiel")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
-        for name, known in (("selection", SELECTIONS), ("rate_policy", RATES), ("apply", APPLY)):
+        for name, known in (
+            ("selection", SELECTIONS),
+            ("rate_policy", RATES),
+            ("apply", APPLY),
+            ("grad_mode", GRAD_MODES),
+        ):
             if (value := getattr(self, name)) not in known:
                 hint = " ".join(filter(None, [nearest(str(value), known), f"known: {', '.join(known)}"]))
                 raise ConfigError(f"unknown {name} '{value}'", where="spiel", hint=hint)
@@ -193,13 +204,27 @@ class SpielLayer(nn.Module, BaseTunerLayer):
         return [self.base_weight().detach().to(dtype), delta.view(self.out_features, self.in_features).to(dtype)]
 
     def value_gradients(self, x: torch.Tensor, dy: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-        """dv of each adapter from x (N, in) and dy (N, out), a tile of dW = dyᵀ x at a time."""
+        """dv of each adapter from x (N, in) and dy (N, out)."""
         ranges = tiles(self.out_features, self.in_features, x.element_size())
-        found = {name: torch.empty_like(self.spiel_values[name]) for name in names}
         watching = {name: window for name, window in self.windows.items() if name in names}
         for window in watching.values():
             if window.positions is None:
                 window.choose(self._gradient_tiles(x, dy, ranges))
+        few = [name for name in names if self.options[name].grad_mode == "sddmm"]
+        found = {name: sampled_product(dy, x, self.spiel_indices[name]) for name in few}
+        for name in few:
+            if name in watching:
+                window = watching.pop(name)
+                window.step += sampled_product(dy, x, window.positions)
+        many = [name for name in names if name not in few]
+        return found | (self._gathered(x, dy, ranges, many, watching) if many else {})
+
+    def _gathered(
+        self, x: torch.Tensor, dy: torch.Tensor, ranges: list[tuple[int, int]], names: list[str],
+        watching: dict[str, Window],
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """dv of each adapter, a tile of dW = dyᵀ x at a time."""
+        found = {name: torch.empty_like(self.spiel_values[name]) for name in names}
         cuts = {name: self._cut(name, ranges) for name in names}
         seen = {name: window.cuts(ranges, self.in_features) for name, window in watching.items()}
         for number, (flat, start) in enumerate(self._gradient_tiles(x, dy, ranges)):

@@ -62,6 +62,23 @@ def bounds(positions: torch.Tensor, ranges: list[tuple[int, int]], columns: int)
     return torch.searchsorted(positions.long(), edges.to(positions.device)).tolist()
 
 
+def sampled_product(dy: torch.Tensor, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Entries (k,) of dyᵀ x at flat `positions`, in fp32: a sampled product of dense matrices (SDDMM).
+
+    Both factors are gathered over all tokens, at most TILE_BYTES at a time; no row of the product is made.
+
+    Args:
+        dy: (N, out). x: (N, in).
+    """
+    found = torch.empty(len(positions), device=x.device)
+    count = max(1, TILE_BYTES // (3 * 4 * max(1, len(x))))
+    for start in range(0, len(positions), count):
+        part = positions[start : start + count].long()
+        factors = dy[:, part // x.shape[1]].float(), x[:, part % x.shape[1]].float()
+        found[start : start + count] = (factors[0] * factors[1]).sum(0)
+    return found
+
+
 class TopK:
     """The `count` largest scores of a stream of (scores, positions), merged piece by piece."""
 

@@ -59,10 +59,11 @@ def layer_of(weight, count, **options):
 
 @pytest.mark.parametrize("apply", ["add", "separate"])
 @pytest.mark.parametrize("limit", [sup.TILE_BYTES, 4 * 8 * 3])
-def test_gradients_are_the_dense_ones_gathered(apply, limit, monkeypatch):
+@pytest.mark.parametrize("grad_mode", ["tiles", "sddmm"])
+def test_gradients_are_the_dense_ones_gathered(apply, limit, grad_mode, monkeypatch):
     monkeypatch.setattr(sup, "TILE_BYTES", limit)
     torch.manual_seed(0)
-    layer = layer_of(torch.randn(10, 8), 23, apply=apply)
+    layer = layer_of(torch.randn(10, 8), 23, apply=apply, grad_mode=grad_mode)
     layer.spiel_values["default"].data.normal_()
     x, up = torch.randn(2, 5, 8, requires_grad=True), torch.randn(2, 5, 10)
     (layer(x) * up).sum().backward()
@@ -260,11 +261,12 @@ class SpielTrainer(SpielTrainerMixin, tr.Trainer):
     pass
 
 
-def train(folder, selection, resume=None, steps=14, **more):
-    model = peft.get_peft_model(
-        llama(),
-        SpielConfig(density=0.05, selection=selection, reselection_steps=4, accumulation_steps=2, initial_rate=0.5),
-    )
+def train(folder, selection, resume=None, steps=14, grad_mode="tiles", **more):
+    config = SpielConfig(
+        density=0.05, selection=selection, reselection_steps=4, accumulation_steps=2, initial_rate=0.5,
+        grad_mode=grad_mode,
+    )  # fmt: skip
+    model = peft.get_peft_model(llama(), config)
     args = tr.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, max_steps=steps, use_cpu=True, report_to=[],
         disable_tqdm=True, save_steps=9, learning_rate=1e-2, label_names=["labels"], logging_steps=100, **more,
@@ -295,6 +297,15 @@ def test_a_resumed_run_selects_what_an_uninterrupted_one_does(selection, tmp_pat
         assert torch.equal(layer.spiel_values["default"], other.spiel_values["default"])
         moved |= not torch.equal(layer.spiel_indices["default"], start[name].spiel_indices["default"])
     assert moved == (selection != "random")
+
+
+def test_entry_by_entry_a_run_selects_what_it_selects_by_tiles(tmp_path):
+    tiled, _ = train(tmp_path / "a", "ag", steps=12)
+    sampled, _ = train(tmp_path / "b", "ag", steps=12, grad_mode="sddmm")
+    for name, layer in spiel_layers(tiled).items():
+        other = spiel_layers(sampled)[name]
+        assert torch.equal(layer.spiel_indices["default"], other.spiel_indices["default"])
+        torch.testing.assert_close(layer.spiel_values["default"], other.spiel_values["default"])
 
 
 def test_recomputed_activations_and_accumulation_change_nothing(tmp_path):
@@ -334,7 +345,7 @@ def test_of_a_block_and_its_learning_copy_only_the_copy_is_tuned():
 
 def test_bad_options_are_refused_before_the_model_is_touched():
     for options, words in (
-        ({"density": 0.0}, "density"), ({"density": 1.5}, "density"), ({"selection": "agg"}, "ag"),
+        ({"density": 0.0}, "density"), ({"density": 1.5}, "density"), ({"selection": "agg"}, "ag"), ({"grad_mode": "sdmm"}, "sddmm"),
         ({"reselection_steps": 5, "accumulation_steps": 5}, "window"), ({"num_tunable_weights": 0}, "tunable"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
