@@ -1,8 +1,8 @@
 """Sparse fine-tuning whose support moves (Ansell et al. 2024, Scaling Sparse Fine-Tuning), as a tuner of peft.
 
 Of a frozen weight W (out, in) only k entries are tuned: y = x (W + S(v))ᵀ + b, with v (k,) in fp32 at sorted positions.
-The gradient of v is taken from dyᵀ x one tile of rows at a time (or entry by entry where there are very few), and W + S(v) is built again in the backward pass, so
-memory grows with k and not with the weights. Which entries are tuned is changed during training by
+The gradient of v is taken from dyᵀ x one tile of rows at a time (or entry by entry where there are very few), and
+W + S(v) is built again in the backward pass, so memory grows with k and not with the weights. Which entries are tuned is changed during training by
 `core.sparse.spiel_training`; here a support only counts the gradients it is asked to watch.
 """
 
@@ -214,8 +214,7 @@ class SpielLayer(nn.Module, BaseTunerLayer):
         found = {name: sampled_product(dy, x, self.spiel_indices[name]) for name in few}
         for name in few:
             if name in watching:
-                window = watching.pop(name)
-                window.step += sampled_product(dy, x, window.positions)
+                watching.pop(name).add_at(lambda positions: sampled_product(dy, x, positions))
         many = [name for name in names if name not in few]
         return found | (self._gathered(x, dy, ranges, many, watching) if many else {})
 

@@ -7,7 +7,7 @@ and their gradients are averaged before a step is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -55,6 +55,11 @@ class Window:
         """Add one micro-batch's gradient at the candidates `piece` of this tile."""
         assert self.positions is not None
         self.step[piece] += flat[(self.positions[piece] - start).long()].float()
+
+    def add_at(self, gradient_at: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Add one micro-batch's gradient, given as a function of positions, at all candidates."""
+        assert self.positions is not None
+        self.step += gradient_at(self.positions)
 
     def end_step(self) -> None:
         """Count what the micro-batches of one optimizer step added up to."""

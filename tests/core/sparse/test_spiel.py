@@ -345,7 +345,8 @@ def test_of_a_block_and_its_learning_copy_only_the_copy_is_tuned():
 
 def test_bad_options_are_refused_before_the_model_is_touched():
     for options, words in (
-        ({"density": 0.0}, "density"), ({"density": 1.5}, "density"), ({"selection": "agg"}, "ag"), ({"grad_mode": "sdmm"}, "sddmm"),
+        ({"density": 0.0}, "density"), ({"density": 1.5}, "density"), ({"selection": "agg"}, "ag"),
+        ({"grad_mode": "sdmm"}, "sddmm"),
         ({"reselection_steps": 5, "accumulation_steps": 5}, "window"), ({"num_tunable_weights": 0}, "tunable"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=words):
