@@ -15,7 +15,7 @@ from typing import Any
 
 from core.errors import BackendUnavailable, ConfigError, nearest
 
-_NOT_APPS = {"look"}
+_NOT_APPS = {"finding", "look", "upload"}
 
 
 def names() -> list[str]:
@@ -41,9 +41,9 @@ def build(app: str, run: str | Path | None = None) -> Any:
         raise BackendUnavailable("gradio is not installed", hint="pip install gradio") from error
     from core.config.registry import get_app
 
-    pipeline_cls: Any = get_app(app).pipeline_cls
-    pipeline = pipeline_cls.from_pretrained(str(run or choose_run(app)))
-    return module.build(pipeline)
+    # An app whose runs are of several kinds opens them itself.
+    opened = getattr(module, "opened", None) or get_app(app).pipeline_cls.from_pretrained
+    return module.build(opened(str(run or choose_run(app))))
 
 
 def launch(

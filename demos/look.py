@@ -124,12 +124,17 @@ def header(title: str, text: str, chips: Sequence[str]) -> str:
     )
 
 
-def model_chips(pipeline: Any) -> list[str]:
-    """Chips of the header: what is loaded, its size and where it runs."""
-    folder = Path(str(pipeline.source.get("path", type(pipeline.engine).__name__)))
+def place(path: str | Path) -> str:
+    """A model's folder in few letters; of a run its last two parts."""
+    folder = Path(str(path))
     if folder.name in ("model", "merged"):
         folder = Path(folder.parent.parent.name, folder.parent.name)
-    chips = [str(folder) if len(folder.parts) == 2 else folder.name]
+    return str(folder) if len(folder.parts) == 2 else folder.name
+
+
+def model_chips(pipeline: Any) -> list[str]:
+    """Chips of the header: what is loaded, its size and where it runs."""
+    chips = [place(pipeline.source.get("path", type(pipeline.engine).__name__))]
     model = getattr(pipeline.engine, "model", None)
     if model is not None:
         chips += [f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters", str(pipeline.engine.device)]

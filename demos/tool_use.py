@@ -1,8 +1,8 @@
 """The tool-use demo: a question is worked on step by step, tools are found and made, calls are scored.
 
 `build(pipeline)` takes any `FunctionCallPipeline`; its model answers, or a recording does, whose tools run all the
-same. Handlers are plain functions of the page's values, so tests call them directly. Code runs in the sandbox alone,
-whose isolation is always shown.
+same. It also takes a trained `ToolRetriever`, which then finds the tools. Handlers are plain functions of the page's
+values, so tests call them directly. Code runs in the sandbox alone, whose isolation is always shown.
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ from apps.tool_use.executors import Sandboxed, Simulated
 from apps.tool_use.executors.observation import Executor
 from apps.tool_use.methods.latm import Example, ToolMaker, ToolUser, parse_examples
 from apps.tool_use.pipeline import FunctionCallPipeline, ToolUseConfig, ToolUsePipeline
+from apps.tool_use.retriever import CARD, ToolRetriever
 from apps.tool_use.samples import TOOLS
 from apps.tool_use.spec import ToolSpec, as_spec, tools_of
-from apps.tool_use.tasks import tasks
 from apps.tool_use.tool_store import MadeTool
 from apps.tool_use.trace import ToolEvent, Trace
+from core.config.files import read_json
 from core.data.rows import BadRows
 from core.data.rows import jsonl as json_lines
-from core.errors import AppInputError, DataError, GraftError
+from core.errors import AppInputError, CheckpointError, DataError, GraftError
 from core.execution import Sandbox
 from demos import look
+from demos.finding import Finder
 
 RECORDED, LOADED = "a recording", "the loaded model"
 SAMPLE_TOOLS = json.dumps([as_spec(tool).to_chat()["function"] for tool in TOOLS], indent=1)
 SAMPLE_SOURCE = Path(recorded.samples.__file__).read_text(encoding="utf-8")
-FOUND, ROWS_SCORED, SHORT = 8, 5000, 1024
-FIND = [question for question, _, _ in tasks("test")[:3]]
+ROWS_SCORED, SHORT = 5000, 1024
+OTHERS = {"RewritePipeline": "rewrites questions", "BridgePipeline": "writes code into its answers"}
+"""Models of this app that neither call tools nor find them, and what they do."""
 Shown = tuple[str, str, str, str, str | None]
 """Banner, cards, tree, what happened, the trace as a file."""
 
 
 class Page:
-    """The handlers of one page, around one pipeline."""
+    """The handlers of one page, around one pipeline, and a trained retriever where there is one."""
 
-    def __init__(self, pipeline: FunctionCallPipeline) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: FunctionCallPipeline, retriever: ToolRetriever | None = None) -> None:
+        self.pipeline, self.finder = pipeline, Finder(retriever)
         self.made: MadeTool | None = None
-        self._retriever: Any = None
 
     # ---- a question --------------------------------------------------------------------------------------------
 
@@ -135,51 +137,6 @@ class Page:
         player = ToolUsePipeline(engine, tokenizer, ToolUseConfig(max_new_tokens=96))
         return Simulated(player.complete, specs)
 
-    # ---- finding tools -----------------------------------------------------------------------------------------
-
-    def find(self, question: str, upload: str | None) -> tuple[str, str, list[list[Any]]]:
-        """(banner, S@k of the catalogue's own questions, ranked tools) for a question."""
-        try:
-            retriever, queries = self._catalogue(upload)
-            if not question or not question.strip():
-                raise AppInputError("there is no question", hint="write what you want to do")
-            gold = next((set(q.gold) for q in queries if q.query.strip() == question.strip()), set())
-            rows = [
-                [number, "✓" if found.id in gold else "", found.tool.name, f"{found.score:.2f}", found.tool.description]
-                for number, found in enumerate(retriever(question, k=FOUND), 1)
-            ]
-            return "", self._sufficiency(retriever, queries), rows
-        except GraftError as error:
-            return look.banner(error), "", []
-
-    def _catalogue(self, upload: str | None) -> tuple[Any, list[Any]]:
-        from apps.tool_use.catalogue import load_queries
-        from apps.tool_use.retriever import ToolRetriever
-
-        if upload:
-            queries = load_queries(upload, "jsonl")
-            return ToolRetriever(queries[0].catalogue), queries
-        if self._retriever is None:
-            queries = load_queries(None, "embedded", split="test")
-            self._retriever = (ToolRetriever(queries[0].catalogue), queries)
-        return self._retriever
-
-    @staticmethod
-    def _sufficiency(retriever: Any, queries: list[Any]) -> str:
-        from apps.tool_use.retriever_score import RetrievalEvaluator
-
-        asked = [query for query in queries if query.gold][:500]
-        if not asked:
-            return ""
-        report = RetrievalEvaluator().score(retriever.predict(asked), asked)
-        tiles = {
-            name.replace("sufficiency", "S").replace("ndcg", "N"): f"{metric.value:.1f}"
-            for name, metric in report.metrics.items()
-            if metric.value is not None
-            and name in ("sufficiency@1", "sufficiency@5", "sufficiency@10", "ndcg@5", "mrr")
-        }
-        return look.facts({"tools": str(len(queries[0].catalogue)), "questions": str(len(asked)), **tiles})
-
     # ---- making tools ------------------------------------------------------------------------------------------
 
     def make(self, speaker: str, task: str, train: str, tests: str) -> Iterator[tuple[str, str]]:
@@ -262,11 +219,26 @@ class Page:
 
 def best(tools: list[ToolSpec], question: str, count: int) -> list[ToolSpec]:
     """The tools that fit the question best by their words, in their own order; all when there are no more."""
-    from apps.tool_use.retriever import ToolRetriever
-
     found = {hit.tool.name for hit in ToolRetriever(tools)(question, k=count)} if len(tools) > count else set()
     chosen = [tool for tool in tools if tool.name in found] if found else tools
     return chosen[:count]
+
+
+def opened(path: str) -> FunctionCallPipeline | ToolRetriever:
+    """The model of a run or a folder: one that calls tools, or one that finds them.
+
+    Raises:
+        CheckpointError: a model that does neither.
+    """
+    folders = [Path(path).expanduser() / "model", Path(path).expanduser()]
+    card = next((read_json(f / CARD) for f in folders if (f / CARD).is_file()), {})
+    kind = str(card.get("class")).rpartition(":")[2]
+    if kind in OTHERS:
+        hint = "this page takes models that call tools and retrievers; docs/tool_use.md says how to use this one"
+        raise CheckpointError(f"this model {OTHERS[kind]}, it calls and finds no tools", where=path, hint=hint)
+    if kind == "ToolRetriever" or (not card and any((f / "modules.json").is_file() for f in folders)):
+        return ToolRetriever.from_pretrained(path)
+    return FunctionCallPipeline.from_pretrained(path)
 
 
 def describe(pipeline: FunctionCallPipeline) -> list[str]:
@@ -276,21 +248,29 @@ def describe(pipeline: FunctionCallPipeline) -> list[str]:
     return [*look.model_chips(pipeline), held]
 
 
-def build(pipeline: FunctionCallPipeline) -> gr.Blocks:
-    """The page."""
-    page = Page(pipeline)
+def build(pipeline: FunctionCallPipeline | ToolRetriever) -> gr.Blocks:
+    """The page. Beside a retriever the model that ships makes the calls."""
+    if isinstance(pipeline, ToolRetriever):
+        page = Page(FunctionCallPipeline.from_pretrained("embedded"), pipeline)
+    else:
+        page = Page(pipeline)
     with gr.Blocks(title="graft tool use", analytics_enabled=False) as blocks:
         line = "Work with tools step by step; find them, make them, and score calls."
-        gr.HTML(look.header("tool use", line, describe(pipeline)), padding=False)
-        with gr.Tab("Run", id="run"):
-            _run_tab(page)
-        with gr.Tab("Retrieval", id="retrieval"):
-            _find_tab(page)
-        with gr.Tab("Tool maker", id="maker"):
-            _make_tab(page)
-        with gr.Tab("Evaluate", id="evaluate"):
-            _evaluate_tab(page)
+        gr.HTML(look.header("tool use", line, [*page.finder.chips(), *describe(page.pipeline)]), padding=False)
+        with gr.Tabs(selected="run" if page.pipeline is pipeline else "retrieval"):
+            _tabs(page)
     return blocks
+
+
+def _tabs(page: Page) -> None:
+    with gr.Tab("Run", id="run"):
+        _run_tab(page)
+    with gr.Tab("Retrieval", id="retrieval"):
+        page.finder.tab()
+    with gr.Tab("Tool maker", id="maker"):
+        _make_tab(page)
+    with gr.Tab("Evaluate", id="evaluate"):
+        _evaluate_tab(page)
 
 
 def _run_tab(page: Page) -> None:
@@ -340,22 +320,6 @@ def _run_tab(page: Page) -> None:
 def _with_download(shown: Iterator[Shown]) -> Iterator[list[Any]]:
     for *parts, path in shown:
         yield [*parts, gr.DownloadButton(value=path, visible=path is not None)]
-
-
-def _find_tab(page: Page) -> None:
-    with gr.Row():
-        question = gr.Textbox(FIND[0], label="What do you want to do?", scale=3)
-        upload = gr.File(
-            label="Catalogue with questions (JSONL)", file_types=[".jsonl"], height=92, elem_classes="graft-file"
-        )
-    go = gr.Button("Find tools", variant="primary")
-    banner = gr.HTML("", elem_classes="graft-slot", padding=False)
-    nothing = "Sufficiency: the share of questions whose right tools are all among the first k."
-    tiles = gr.HTML(look.empty(nothing), padding=False)
-    columns = ["rank", "right", "tool", "score", "what it does"]
-    rows = gr.Dataframe(headers=columns, interactive=False, wrap=True, label="Tools")
-    gr.Examples([[text] for text in FIND], [question], label="Questions of the shipped catalogue")
-    go.click(page.find, [question, upload], [banner, tiles, rows], api_name="find")
 
 
 def _make_tab(page: Page) -> None:

@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("gradio", reason="gradio is not installed")
 
 from apps.tool_use import FunctionCallPipeline, recorded  # noqa: E402
+from core.errors import CheckpointError  # noqa: E402
 from demos import look, tool_use  # noqa: E402
+from demos.finding import FIND, Finder  # noqa: E402
 from demos.tool_use import LOADED, RECORDED, SAMPLE_SOURCE, SAMPLE_TOOLS  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -58,11 +60,66 @@ def test_errors_are_shown_in_the_librarys_words(page):
 
 
 def test_tools_are_found_with_ticks_and_shares(page, tmp_path):
-    banner, tiles, rows = page.find(tool_use.FIND[0], None)
-    assert banner == "" and "S@5" in tiles and rows[0][1] == "✓"
-    assert "no question" in page.find("", None)[0]
+    banner, tiles, rows = page.finder.find(FIND[0], None)
+    assert banner == "" and "S@5" in tiles and rows[0][1] == "✓" and page.finder.ways == ["words"]
+    assert "no question" in page.finder.find("", None)[0]
     (tmp_path / "bad.jsonl").write_text("{\n")
-    assert "graft-banner" in page.find("x", str(tmp_path / "bad.jsonl"))[0]
+    assert "graft-banner" in page.finder.find("x", str(tmp_path / "bad.jsonl"))[0]
+
+
+@pytest.fixture(scope="module")
+def retriever_run(tmp_path_factory):
+    """A run of `tool_use.retriever`, from nothing and too short to be good."""
+    from core.config.load import load_recipe
+    from core.config.run_folder import RunFolder
+    from core.training.run import train
+    from recipes.catalogue import find
+
+    changed = [
+        'model={preset: tiny, tokenizer: "bpe:512", edits: [{kind: bi_encoder, encoder: subwords}]}',
+        "data.train=[{reader: embedded, split: train}]",
+        "data.eval=[]",
+        "eval.metrics=[]",
+        "eval.select=loss",
+        "train.max_steps=2",
+        f"output={tmp_path_factory.mktemp('retriever') / 'run'}",
+    ]
+    recipe = load_recipe(find("tool_use/retriever"), changed)
+    run = RunFolder.create(recipe)
+    assert train(recipe, run)["status"] == "done"
+    return run.path
+
+
+def test_a_run_of_a_retriever_opens_and_finds(retriever_run, tmp_path):
+    retriever = tool_use.opened(str(retriever_run))
+    finder = Finder(retriever)
+    found = {way: finder.find(FIND[0], None, way) for way in finder.ways}
+    assert list(found) == ["words", "meaning", "both"] and not any(banner for banner, _, _ in found.values())
+    assert all("S@5" in tiles and rows for _, tiles, rows in found.values()) and len(found["meaning"][2]) == 8
+    assert found["words"][2] == Finder().find(FIND[0], None)[2], "words are found as without training"
+    assert found["meaning"][2] != found["words"][2]
+    assert found["both"] == finder.find(FIND[0], None), "both is what a page begins with"
+    tools = [{"name": name, "description": name, "parameters": {}} for name in ("boil water", "mow lawn")]
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    (tmp_path / "q.jsonl").write_text(json.dumps({"query": "mow the lawn", "tools": ["mow lawn"]}) + "\n")
+    banner, tiles, rows = finder.find("mow the lawn", str(tmp_path / "q.jsonl"), "words")
+    assert banner == "" and rows[0][1:3] == ["✓", "mow lawn"] and ">2<" in tiles
+    assert finder.find(FIND[0], None, "words")[2] == found["words"][2], "the shipped catalogue comes back"
+    blocks = tool_use.build(retriever)
+    assert "retriever:" in str(blocks.get_config_file()["components"])
+
+
+def test_models_of_another_kind_are_refused(retriever_run, tmp_path):
+    card = {"class": "apps.tool_use.methods.qta:RewritePipeline", "app": "tool_use"}
+    (tmp_path / "graft_pipeline.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="rewrites questions"):
+        tool_use.opened(str(tmp_path))
+    (tmp_path / "graft_pipeline.json").write_text(json.dumps({"class": "a.b:EmbeddingPipeline", "app": "embeddings"}))
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="embeddings"):
+        tool_use.opened(str(tmp_path))
+    with pytest.raises(CheckpointError):
+        tool_use.opened(str(tmp_path / "nothing"))
 
 
 def test_a_tool_is_made_tested_and_used(page):
