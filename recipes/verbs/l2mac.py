@@ -46,10 +46,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _checks() -> dict:
+    from apps.cuda.files import KernelsEvaluator
     from apps.rtl.design import DesignEvaluator
     from core.agents.program import CHECKS
 
-    return {**CHECKS, "verilog": DesignEvaluator}
+    return {**CHECKS, "cuda": KernelsEvaluator, "verilog": DesignEvaluator}
 
 
 def _find(name: str) -> Path:
