@@ -236,7 +236,7 @@ def opened(path: str) -> FunctionCallPipeline | ToolRetriever:
     if kind in OTHERS:
         hint = "this page takes models that call tools and retrievers; docs/tool_use.md says how to use this one"
         raise CheckpointError(f"this model {OTHERS[kind]}, it calls and finds no tools", where=path, hint=hint)
-    if kind == "ToolRetriever" or (not card and any((f / "modules.json").is_file() for f in folders)):
+    if kind == "ToolRetriever" or any((f / "modules.json").is_file() for f in folders):
         return ToolRetriever.from_pretrained(path)
     return FunctionCallPipeline.from_pretrained(path)
 
