@@ -1,4 +1,4 @@
-"""BioASQ's measures (Balikas et al. 2013): exact and ideal answers, documents. Plain functions of plain data.
+"""BioASQ's measures (Balikas et al. 2013): exact and ideal answers, documents; and citations. Plain functions.
 
 Names are compared lower-cased without punctuation, articles and double spaces. Of a factoid's candidates the first five
 count. Average precision of documents is divided by min(relevant, 10), as BioASQ does.
@@ -51,6 +51,28 @@ def name_list(candidates: Sequence[str], items: Sequence[Sequence[str]]) -> tupl
     precision = len(right) / len(names) if names else 0.0
     recall = len(found) / len(items) if items else 0.0
     return precision, recall, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def holds(passage: str, item: Sequence[str]) -> bool:
+    """Whether a passage names an item, by any of its synonyms, in whole words."""
+    text = f" {plain(passage)} "
+    return any(f" {name} " in text for name in map(plain, item) if name)
+
+
+def citations(
+    cited: Sequence[str], shown: Sequence[str], items: Sequence[Sequence[str]]
+) -> tuple[float | None, float | None]:
+    """(precision, recall) of the passages that an answer cites; to support it, a passage has to name it.
+
+    After Gao et al. (2023), who let a model judge what passages entail.
+    Precision is the share of cited passages that hold a right item, None when nothing is cited; recall the share of the
+    items held by any passage `shown` that a cited one holds, None when no passage holds one.
+    """
+    once = list(dict.fromkeys(cited))
+    supported = [item for item in items if any(holds(passage, item) for passage in shown)]
+    precision = sum(any(holds(passage, item) for item in items) for passage in once) / len(once) if once else None
+    found = sum(any(holds(passage, item) for passage in once) for item in supported)
+    return precision, found / len(supported) if supported else None
 
 
 def rouge_2(candidate: str, reference: str) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from apps.qa import prompts
 from apps.qa.data import QaExample, example_from
-from apps.qa.evaluator import QaEvaluator
+from apps.qa.evaluator import Answer, QaEvaluator
 from apps.qa.passages import Embed, Passages, Retrieval, snippets
 from core.data.segments import prompt_segments, render
 from core.errors import AppInputError
@@ -170,7 +170,8 @@ class QaPipeline(BasePipeline):
         return f" {target}"
 
     def predict(self, examples: Sequence[Any], **gen: Any) -> list[Any]:
-        """Texts. Of a yes-no question's options the one that the model holds most probable, or "" to abstain."""
+        """Of a yes-no question's options the one that the model holds most probable, or "" to abstain; of any other an
+        `Answer` with the passages that hold its names."""
         examples = [self.to_example(example) for example in examples]
         found: list[Any] = [None] * len(examples)
         choices = [(i, option) for i, e in enumerate(examples) if e.type == "yesno" for option in e.options]
@@ -185,5 +186,6 @@ class QaPipeline(BasePipeline):
                 found[number] = best if sure >= self.config.abstain else ""
         rest = [i for i, answer in enumerate(found) if answer is None]
         for number, result in zip(rest, self.batch([examples[i] for i in rest], **gen)):
-            found[number] = result.text
+            shown = tuple(result.meta["passages"])
+            found[number] = Answer(result.text, tuple(shown[place] for place in result.meta["citations"]), shown)
         return found

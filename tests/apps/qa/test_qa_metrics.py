@@ -9,7 +9,7 @@ import pytest
 
 from apps.qa import QaEvaluator, QaExample, load_data
 from apps.qa import metrics as field
-from apps.qa.evaluator import candidates, decided
+from apps.qa.evaluator import Answer, candidates, decided
 from core.errors import DataError
 
 
@@ -134,3 +134,48 @@ def test_bad_rows_say_where(row, part, tmp_path):
     with pytest.raises(DataError, match=part) as caught:
         load_data(tmp_path / "r.jsonl")
     assert "r.jsonl:1" in str(caught.value)
+
+
+HEART, BLOOD, BILE = "The heart pumps blood.", "Blood is pumped by the Heart-muscle.", "Bile is made in the liver."
+
+
+@pytest.mark.parametrize(
+    "cited, shown, items, precision, recall",
+    [
+        ([HEART], [HEART, BILE], [("heart",)], 1, 1),
+        ([HEART, BILE], [HEART, BILE], [("heart",)], 1 / 2, 1),
+        ([HEART, HEART, BILE], [HEART, BILE], [("heart",)], 1 / 2, 1),
+        ([BILE], [HEART, BLOOD, BILE], [("cor", "heart")], 0, 0),
+        ([BLOOD], [HEART, BLOOD], [("cor", "the heart")], 1, 1),
+        ([], [HEART], [("heart",)], None, 0),
+        ([BILE], [BILE], [("heart",)], 0, None),
+        ([HEART], [HEART, BILE], [("heart",), ("liver",), ("spleen",)], 1, 1 / 2),
+        (["Hearts are many."], [HEART], [("heart",)], 0, 0),
+        ([], [], [("heart",)], None, None),
+    ],
+)
+def test_citations_by_hand(cited, shown, items, precision, recall):
+    assert field.citations(cited, shown, items) == (precision, recall)
+
+
+def test_citations_are_judged_where_answers_tell_them():
+    asked = QaExample("What pumps?", "factoid", (HEART, BILE), (("heart",),))
+    several = QaExample("Which organs?", "list", (HEART, BILE), (("heart",), ("liver",)))
+    predictions = [
+        Answer("heart", (HEART, BILE)),
+        {"answer": ["liver"], "cited": [BILE]},
+        {"answer": "heart", "cited": [], "shown": [BILE]},
+        "heart",
+        Answer("yes", (BILE,)),
+    ]
+    report = QaEvaluator(bootstrap=0).score(predictions, [asked, several, asked, asked, yesno("yes")])
+    assert report.value("citation_precision") == pytest.approx(100 * (1 / 2 + 1) / 2)
+    assert report.value("citation_recall") == pytest.approx(100 * (1 + 1 / 2) / 2)
+    assert report.metrics["citation_recall"].n == 2 and report.rows[1]["cited"] == [BILE]
+    assert report.value("strict") == 100 and report.value("accuracy") == 100
+    assert [row["prediction"] for row in report.rows][:2] == ["heart", ["liver"]]
+    untold = QaEvaluator(bootstrap=0).score(["heart"], [asked])
+    assert "tells what it cites" in untold.metrics["citation_precision"].skipped
+    for wrong in ({"cited": []}, {"answer": "x", "cited": "text"}, {"answer": "x", "cites": []}):
+        with pytest.raises(DataError, match="prediction 0"):
+            QaEvaluator().score([wrong], [asked])

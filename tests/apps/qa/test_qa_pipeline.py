@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from apps.qa import QaExample, QaPipeline, load_data
+from apps.qa import QaEvaluator, QaExample, QaPipeline, load_data
+from apps.qa.evaluator import Answer
 from apps.qa.prompts import TEMPLATES, fields
 from core.data.encode import encode
 from core.data.segments import render
@@ -46,6 +47,15 @@ def test_passages_are_retrieved_and_cited():
     result = pipeline("Which organ pumps blood?")
     assert result.text == "the heart" and result.meta["citations"] == [0]
     assert seen[0] == "Context: The heart pumps blood.\nQuestion: Which organ pumps blood?\nAnswer:"
+
+
+def test_predictions_tell_what_they_cite():
+    own = QaExample("Which organ pumps blood?", "factoid", ("The heart pumps blood.", "Bile is green."), (("heart",),))
+    pipeline, _ = asked({})
+    (found,) = pipeline.predict([own])
+    assert found == Answer("the heart", own.contexts[:1], own.contexts)
+    report = QaEvaluator(bootstrap=0).score([found], [own])
+    assert report.value("citation_precision") == report.value("citation_recall") == report.value("strict") == 100
 
 
 def test_shots_are_near_of_one_type_and_never_the_question():
