@@ -2,8 +2,9 @@
 
 Of a frozen weight W (out, in) only k entries are tuned: y = x (W + S(v))ᵀ + b, with v (k,) in fp32 at sorted positions.
 The gradient of v is taken from dyᵀ x one tile of rows at a time (or entry by entry where there are very few), and
-W + S(v) is built again in the backward pass, so memory grows with k and not with the weights. Which entries are tuned is changed during training by
-`core.sparse.spiel_training`; here a support only counts the gradients it is asked to watch.
+W + S(v) is built again in the backward pass, so memory grows with k and not with the weights. Which entries are tuned
+is changed during training by `core.sparse.spiel_training`; here a support only counts the gradients it is asked to
+watch.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,12 +100,30 @@ def test_the_price_of_a_mask_is_counted_from_the_better_dense_model():
     def judged(**arms):
         return methods_ast_gap.judged(sparse(**{"dense": arm(4.1, 4.1), "static": arm(4.6, 4.6), **arms}))
 
-    assert judged(ast=arm(4.2, 4.2)).passed is True
-    assert judged(ast=arm(4.4, 4.4)).passed is False
-    better = judged(ast=arm(4.2, 4.2), dense=arm(3.9, 3.9))
-    assert better.value > judged(ast=arm(4.2, 4.2)).value
-    assert judged(ast=arm(4.2, 4.2, seeds=1)).passed is None
-    assert judged(ast=arm(7.1, 7.1, seeds=1)).passed is False
+    calm = {"flips": 0.0004}
+    assert judged(ast=arm(4.2, 4.2, **calm)).passed is True
+    assert judged(ast=arm(4.4, 4.4, **calm)).passed is False
+    better = judged(ast=arm(4.2, 4.2, **calm), dense=arm(3.9, 3.9))
+    assert better.value > judged(ast=arm(4.2, 4.2, **calm)).value
+    assert judged(ast=arm(4.2, 4.2, seeds=1, **calm)).passed is None
+    assert judged(ast=arm(7.1, 7.1, seeds=1, **calm)).passed is False
+
+
+def test_masks_that_do_not_settle_fail_the_bar():
+    def judged(**more):
+        arms = {"dense": arm(4.1, 4.1), "static": arm(4.6, 4.6), "ast": arm(4.2, 4.2, **more)}
+        return methods_ast_gap.judged(sparse(**arms)).passed
+
+    assert judged(flips=0.0009) is True
+    assert judged(flips=0.001) is False and judged(flips=None) is False and judged() is False
+
+
+def test_flips_are_those_of_the_last_tenth():
+    class Trainer:
+        selection = SimpleNamespace(every=10, history=[0.4] * 45 + [0.001, 0.002, 0.0005, 0.0, 0.0003])
+        state = SimpleNamespace(max_steps=500)
+
+    assert methods_ast_gap.counted(Trainer)().measured() == {"updates": 50, "flips": 0.002}
 
 
 def test_squarehead_has_to_beat_both_other_losses():
