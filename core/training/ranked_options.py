@@ -29,6 +29,7 @@ class RankedOptions:
     weight: float = key(1.0, "of the ranking term", least=0)
     beta: float = key(0.1, "of the loss dpo", above=0)
     restart: bool = key(False, "train the first model again in every iteration, instead of the last one")
+    own_schedule: bool = key(False, "run through the learning rate's schedule in every iteration, not once over all")
     split_backward: bool = key(False, "one answer at a time through the model, so that memory does not grow with them")
     temperature: float = key(0.5, "of sampling", above=0)
     top_p: float = key(0.95, "of sampling", above=0, most=1)
@@ -47,10 +48,16 @@ class RankedOptions:
             raise ConfigError("rows with candidates cannot be packed", where="data.packing", hint="set packing: false")
         if not isinstance(ctx.train, Sequence):
             raise ConfigError("iterations need the rows in memory", where="data.streaming", hint="set streaming: false")
+        train = ctx.recipe.train
+        if self.own_schedule and (train.max_steps is not None or train.epochs % self.iterations):
+            raise ConfigError(
+                f"{self.iterations} iterations with a schedule of their own want as many equal numbers of epochs",
+                where="with.own_schedule", hint=f"leave out train.max_steps, and train.epochs: {2 * self.iterations}",
+            )  # fmt: skip
         longest = min(self.max_new_tokens, data.max_length)
         return LoopSettings(
             self.iterations, self.samples_per_prompt - 1, self.loss, self.gap, self.margin, self.weight, self.beta,
-            restart=self.restart, split=self.split_backward, batch=self.sample_batch,
+            restart=self.restart, own_schedule=self.own_schedule, split=self.split_backward, batch=self.sample_batch,
             sampling=SamplingParams(longest, temperature=self.temperature, top_p=self.top_p),
             kl_limit=self.kl_limit, unique_least=self.unique_least,
         )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
@@ -26,6 +27,7 @@ from core.data.encode import IGNORE, Encoded
 from core.errors import ConfigError, DataError
 from core.inference.request import Request, SamplingParams
 from core.training.callbacks import say
+from core.training.schedule import schedule
 from core.training.trainer import CountingCollator, SupervisedTrainer
 
 RankLoss = Literal["none", "rank_margin", "rank_log", "dpo", "best_of"]
@@ -42,6 +44,8 @@ class LoopSettings:
             to it. gap: least difference of scores that counts. margin: by how much probabilities must
             differ. weight: of the ranking term. beta: of `dpo`.
         restart: every iteration trains the first model again instead of the last one.
+        own_schedule: the learning rate runs through its schedule in every iteration, so that answers are sampled from
+            a model that has settled; otherwise once over the whole run.
         split: one sequence after the other through the model, so that memory does not grow with `samples`.
         sampling: how candidates are drawn; a candidate that is cut by its limit counts as failed.
         kl_limit: stop when the mean of log p_t − log p_0 over the model's own answers exceeds it, in nats a token.
@@ -57,6 +61,7 @@ class LoopSettings:
     weight: float = 1.0
     beta: float = 0.1
     restart: bool = False
+    own_schedule: bool = False
     split: bool = False
     sampling: SamplingParams = SamplingParams(max_new_tokens=512, temperature=0.5, top_p=0.95)
     kl_limit: float | None = None
@@ -82,7 +87,8 @@ class Scored:
 
 ScoreAll = Callable[[Iterable[tuple[int, str]]], Iterable[float]]
 """Scores in [0, 1] of (row number, text) pairs, in order; the reference's score is 1. Pairs come as they are sampled:
-a scorer that reads ahead works while the model samples on."""
+a scorer that reads ahead works while the model samples on. One that also has `facts(scores)` says what the scores of an
+iteration mean, such as how many answers compile; these numbers stand beside the mean score."""
 
 
 def rank_term(
@@ -246,6 +252,14 @@ class RankedTrainer(SupervisedTrainer):
             )
         return torch.cat([sums for sums, _ in found]), torch.cat([counts for _, counts in found])
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None and self.settings.own_schedule:
+            steps = max(1, num_training_steps // self.settings.iterations)
+            factor = schedule(self.train_config, steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step % steps))
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # ---- iterations --------------------------------------------------------------------------------------------
 
     def begin(self, iteration: int) -> dict[str, Any]:
@@ -315,6 +329,9 @@ class RankedTrainer(SupervisedTrainer):
             "unique": len({(i, c.text) for i, row in enumerate(drawn) for c in row}) / len(flat),
             "histogram": [sum(lo <= min(s, 0.999) < lo + 0.2 for s in scores) for lo in (0.0, 0.2, 0.4, 0.6, 0.8)],
         }  # fmt: skip
+        facts = getattr(self.score_all, "facts", None)
+        if facts is not None:
+            told |= facts(scores)
         if self.base is not None and self.settings.kl_limit is not None:
             told["kl"] = self._drift(drawn)
         return told

@@ -27,6 +27,10 @@ HARNESS = ("archs", "trials", "nearby", "gpu", "compiler", "model", "sanitize", 
 """What `verify.with` may hold: arguments of `CudaHarness`."""
 
 
+BROKEN, RIGHT = 0.1, 0.5
+"""Scores of an answer that does not compile, and the least of one that is right."""
+
+
 @dataclass(frozen=True)
 class FsrConfig(RankedOptions):
     """Options of `cuda.fsr`; `verify:` says how answers are checked, and `verify.with` is given to the harness."""
@@ -96,6 +100,12 @@ class Scorer:
                                 field="reference", hint="remove the row, or repair it")  # fmt: skip
             yield score_of(verdict, self._solution(asked[number]) if verdict.passed else None)
 
+    @staticmethod
+    def facts(scores: Sequence[float]) -> dict[str, float]:
+        """Shares of answers that compile, and that are right, by their scores."""
+        count = max(1, len(scores))
+        return {"compiles": sum(s > BROKEN for s in scores) / count, "right": sum(s >= RIGHT for s in scores) / count}
+
     def _solution(self, index: int) -> CudaVerdict:
         """The verdict on a row's own solution, which an answer's time is compared with."""
         if index not in self._own:
@@ -119,9 +129,9 @@ def score_of(verdict: CudaVerdict, solution: CudaVerdict | None = None) -> float
     if verdict.stage == "policy":
         return 0.05
     if verdict.stage == "compile":
-        return 0.1
+        return BROKEN
     if not verdict.passed:
         return 0.2 + 0.25 * min(1.0, verdict.score)
     if solution is None or solution.timing is None or verdict.timing is None:
         return 1.0
-    return 0.5 + 0.5 * min(1.0, solution.timing.median / max(verdict.timing.median, 1e-9))
+    return RIGHT + 0.5 * min(1.0, solution.timing.median / max(verdict.timing.median, 1e-9))

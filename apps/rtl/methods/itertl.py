@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 AHEAD = 16384
 """Answers that may wait for their check."""
+BROKEN = 0.01
+"""The score of an answer that does not compile, or is refused."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,11 @@ class Scorer:
                 )  # fmt: skip
             yield score_of(verdict, example, self.how)
 
+    @staticmethod
+    def facts(scores: Sequence[float]) -> dict[str, float]:
+        """The syntax rate of answers by their scores."""
+        return {"compiles": sum(score > BROKEN for score in scores) / max(1, len(scores))}
+
 
 def score_of(verdict: RtlVerdict, example: RtlExample, how: str = "functional") -> float:
     """The score of a verdict: 1 for a pass, 0 without code, 0.01 where it does not compile or is refused.
@@ -113,8 +120,8 @@ def score_of(verdict: RtlVerdict, example: RtlExample, how: str = "functional") 
     if verdict.stage == "extract":
         return 0.0
     if verdict.stage in ("policy", "compile"):
-        return 0.01
+        return BROKEN
     likeness = difflib.SequenceMatcher(None, verdict.code.split(), (example.reference or "").split(), False).ratio()
     if how == "likeness" or not verdict.samples:
-        return min(0.999, likeness) if how == "likeness" else 0.02 + 0.47 * likeness
+        return min(0.999, max(2 * BROKEN, likeness)) if how == "likeness" else 0.02 + 0.47 * likeness
     return 0.5 + 0.499 * verdict.score

@@ -162,6 +162,33 @@ def test_few_rows_iterate_as_often_as_asked(parts, tmp_path):
     assert len(list((tmp_path / "scored").glob("*.jsonl"))) == 3
 
 
+def test_the_rate_runs_through_its_schedule_in_every_iteration(parts, tmp_path):
+    from core.training.schedule import schedule
+
+    sampling = SamplingParams(max_new_tokens=2, temperature=1.0)
+    loop = settings(iterations=3, samples=1, own_schedule=True, sampling=sampling)
+    trainer = trainer_of(parts, tmp_path, loop, epochs=3)
+    scheduler = trainer.create_scheduler(6, torch.optim.SGD(trainer.model.parameters(), lr=1.0))
+    one = schedule(trainer.train_config, 2)
+    found = [float(scheduler.lr_lambdas[0](step)) for step in range(6)]
+    assert found == [one(0), one(1)] * 3 and found[0] > found[1]
+
+
+def test_a_scorer_says_what_its_scores_mean(parts, tmp_path):
+    class Scores:
+        def __call__(self, pairs):
+            return [0.01 if i % 2 else 0.75 for i, _ in enumerate(pairs)]
+
+        def facts(self, scores):
+            return {"compiles": sum(s > 0.01 for s in scores) / len(scores)}
+
+    sampling = SamplingParams(max_new_tokens=6, temperature=1.0)
+    trainer = trainer_of(parts, tmp_path, settings(iterations=1, samples=2, sampling=sampling), Scores())
+    told = trainer.begin(0)
+    drawn = [c.score for row in trainer.grouped.candidates for c in row]
+    assert told["compiles"] == sum(s > 0.01 for s in drawn) / 8 and told["mean_score"] == sum(drawn) / 8
+
+
 def test_a_text_is_verified_once_while_the_model_samples_on(parts, tmp_path, monkeypatch):
     from core.inference.engines.hf import HfEngine
     from core.inference.request import Output
@@ -230,7 +257,7 @@ def test_the_guard_on_diversity_stops(parts, tmp_path):
 
 
 def test_scores_of_verdicts():
-    from apps.rtl.methods.itertl import score_of
+    from apps.rtl.methods.itertl import Scorer, score_of
     from apps.rtl.verdict import RtlVerdict
 
     example = SimpleNamespace(reference="module a; wire b; endmodule")
@@ -241,3 +268,4 @@ def test_scores_of_verdicts():
     assert 0.7 < score_of(half, example) < 0.8
     assert 0.5 < score_of(half, example, "likeness") < 0.9
     assert score_of(RtlVerdict("T", code="module a;"), example) < 0.5
+    assert Scorer.facts([0.0, 0.01, 0.02, 1.0]) == {"compiles": 0.5}
