@@ -35,9 +35,25 @@ def arms(work: Path, chosen: dict[str, list[str]], train: Callable[..., dict] | 
     import torch
 
     count = min(TOGETHER, len(chosen)) if torch.cuda.is_available() else 1
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+    with sharing(count) as pool:
         waiting = {name: pool.submit(train or arm, work, name, overrides) for name, overrides in chosen.items()}
         return {name: future.result() for name, future in waiting.items()}
+
+
+def sharing(count: int) -> ProcessPoolExecutor:
+    """`count` processes that share the GPU and the cores evenly; each keeps within its part of the memory."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_share, initargs=(count,))
+
+
+def _share(count: int) -> None:
+    cores = max(1, len(os.sched_getaffinity(0)) // count)
+    os.environ["RAYON_NUM_THREADS"] = str(cores)  # read by tokenizers when it first works
+    import torch
+
+    torch.set_num_threads(cores)
+    if torch.cuda.is_available():
+        # A tenth is left for what the driver keeps for each process.
+        torch.cuda.set_per_process_memory_fraction(0.9 * torch.cuda.get_per_process_memory_fraction() / count)
 
 
 def arm(work: Path, name: str, overrides: list[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from demos import look
 
 SHOWN, SCORED = 8, 500
 FIND = [question for question, _, _ in tasks("test")[:3]]
-WAYS = {"words": "bm25", "meaning": "dense", "both": "hybrid"}
+WAYS: dict[str, Any] = {"words": "bm25", "meaning": "dense", "both": "hybrid"}
 
 
 class Finder:

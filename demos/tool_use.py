@@ -231,7 +231,7 @@ def opened(path: str) -> FunctionCallPipeline | ToolRetriever:
         CheckpointError: a model that does neither.
     """
     folders = [Path(path).expanduser() / "model", Path(path).expanduser()]
-    card = next((read_json(f / CARD) for f in folders if (f / CARD).is_file()), {})
+    card: dict[str, Any] = next((read_json(f / CARD) for f in folders if (f / CARD).is_file()), {})
     kind = str(card.get("class")).rpartition(":")[2]
     if kind in OTHERS:
         hint = "this page takes models that call tools and retrievers; docs/tool_use.md says how to use this one"

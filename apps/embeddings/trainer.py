@@ -78,6 +78,9 @@ class ContrastiveTrainer(Saving, Trainer):
         Other arguments are those of every stage's trainer.
     """
 
+    lr_scheduler: Any
+    objective: Any
+
     def __init__(
         self,
         *,
@@ -154,11 +157,14 @@ class ContrastiveTrainer(Saving, Trainer):
 
 
 def tokens_that_fit(model: Any, device: torch.device) -> int:
-    """Padded tokens whose activations take half of the memory that is free; on a CPU, of 2 GiB."""
+    """Padded tokens whose activations take half of what this process may still use; on a CPU, of 2 GiB."""
+    from core.training.fitting import available
+
     config = model.config
     layers, width = getattr(config, "num_hidden_layers", 12), getattr(config, "hidden_size", 1024)
     inner = getattr(config, "intermediate_size", None) or 4 * width
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * 2**30
+    usable = available(device.type)
+    free = 2 * 2**30 if usable is None else usable - torch.cuda.memory_allocated(device)
     # A block keeps about 14 arrays of its width and 3 of its feed-forward width, at 4 bytes at most.
     return max(512, int(0.5 * free / (layers * (14 * width + 3 * inner) * 4)))
 

@@ -148,8 +148,8 @@ class QaEvaluator(BaseEvaluator):
         if not any(own for own, _, _ in triples):
             reasons = ("no answer to a factoid or list tells what it cites",) * 2
         return {
-            name: self._mean(values) if values else Metric(None, 0, skipped=reason)
-            for name, values, reason in zip(CITED, columns, reasons)
+            name: self._mean(column) if column else Metric(None, 0, skipped=reason)
+            for name, column, reason in zip(CITED, columns, reasons)
         }
 
     def _mean(self, values: list[float]) -> Metric:

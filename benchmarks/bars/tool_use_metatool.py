@@ -8,15 +8,14 @@ TF-IDF, and a linear support vector machine on TF-IDF of words and pairs of word
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from operator import eq
 from typing import Any
 
 from benchmarks.bar import ROOT, Bar, Measured, Setting
 from benchmarks.data import data_root
+from benchmarks.embedding_runs import sharing
 from benchmarks.embedding_sets import package_model, placed
 
 FOLDS = 5
@@ -29,7 +28,7 @@ def measure(setting: Setting) -> Measured:
         rows = [fold(setting, folder, 0)]
     else:
         # Five small models leave a GPU idle one after the other, and share it well.
-        with ProcessPoolExecutor(FOLDS, multiprocessing.get_context("spawn")) as pool:
+        with sharing(FOLDS) as pool:
             rows = list(pool.map(partial(fold, setting, folder), range(FOLDS)))
     mean = {name: round(sum(row[name] for row in rows) / len(rows), 2) for name in rows[0]}
     details: dict[str, Any] = {"base": base, "folds": rows, "mean": mean}

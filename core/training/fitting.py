@@ -35,13 +35,16 @@ def this_device(device: str) -> Device:
 
 
 def available(device: str) -> float | None:
-    """Bytes that this process could use: what is free and what it already holds. None: the device's whole memory."""
+    """Bytes that this process could use: what is free and what it already holds. None: the device's whole memory.
+
+    A process that was given a share of its device (`torch.cuda.set_per_process_memory_fraction`) stays within it.
+    """
     import torch
 
     if device == "cpu":
         return None
-    free, _ = torch.cuda.mem_get_info()
-    return float(free + torch.cuda.memory_reserved())
+    free, total = torch.cuda.mem_get_info()
+    return float(min(free + torch.cuda.memory_reserved(), torch.cuda.get_per_process_memory_fraction() * total))
 
 
 def fit(stage: ResolvedStage, device: str, sizes: dict[str, int], *, decide: bool = True) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from apps.embeddings.example import EmbeddingExample
 from apps.embeddings.methods.contrastive import ContrastiveConfig, Row, encode_rows, rows_of, with_negatives
 from apps.embeddings.mining import chosen_negatives, mine
 from apps.embeddings.objective import Batch, cosent, info_nce, nested
-from apps.embeddings.trainer import BatchOrder, ChunkCollator, Contrast, key_of, step
+from apps.embeddings.trainer import BatchOrder, ChunkCollator, Contrast, key_of, step, tokens_that_fit
 from core.errors import DataError
 
 ROOT = Path(__file__).parents[3]
@@ -155,6 +156,25 @@ def test_the_second_encoding_draws_the_same_dropout():
         gradients.append(module.table.weight.grad)
         assert module.calls == len(collated["chunks"]) * (1 if keep else 2)
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    "free, reserved, allocated, share, usable",
+    [(60, 20, 8, 1.0, 72), (60, 20, 8, 0.25, 12), (4, 6, 6, 1.0, 4), (4, 16, 6, 0.5, 14)],
+)
+def test_what_is_kept_is_half_of_a_processs_own_share(monkeypatch, free, reserved, allocated, share, usable):
+    gib = 2**30
+    for name, value in {
+        "mem_get_info": (free * gib, 80 * gib),
+        "memory_reserved": reserved * gib,
+        "memory_allocated": allocated * gib,
+        "get_per_process_memory_fraction": share,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *device, value=value: value)
+    config = SimpleNamespace(num_hidden_layers=2, hidden_size=64, intermediate_size=128)
+    a_token = 2 * (14 * 64 + 3 * 128) * 4
+    found = tokens_that_fit(SimpleNamespace(config=config), torch.device("cuda"))
+    assert found == usable * gib // 2 // a_token
 
 
 def test_two_processes_are_one(tmp_path):
