@@ -34,9 +34,10 @@ class SelectionCallback(TrainerCallback, ExportableState):
     """Opens a window every `every` optimizer steps and closes it `window` steps later.
 
     Args:
-        every: steps from one opening to the next; the first window opens after step `every`.
+        every: steps from one opening to the next.
         window: steps between opening and closing; 0 closes in the same step.
         seed: of `generator`, the only source of randomness a selection may use.
+        first: the step after which the first window opens, `every` by default; 0 is the start of training.
 
     Subclasses define `open` and `close`; what they gather in between they hand over in `tensors` and take back in
     `load_tensors`, and plain values in `plain` and `load_plain`.
@@ -44,17 +45,22 @@ class SelectionCallback(TrainerCallback, ExportableState):
 
     name = "selection"
 
-    def __init__(self, every: int, window: int = 0, seed: int = 0) -> None:
+    def __init__(self, every: int, window: int = 0, seed: int = 0, first: int | None = None) -> None:
         if every < 1 or not 0 <= window < every:
             raise ConfigError(
                 f"a window of {window} steps every {every}", hint="a window ends before the next one opens"
             )
         self.every, self.window, self.seed = every, window, seed
+        self.first = every if first is None else first
         self.opened: int | None = None
         self.selections = 0
         self.generator = torch.Generator().manual_seed(seed)
 
     # ---- what subclasses define ------------------------------------------------------------------------------------
+
+    def ended(self) -> bool:
+        """Whether no further window is wanted."""
+        return False
 
     def open(self, model: Any, step: int, total: int) -> None:
         """A window opens after optimizer step `step`."""
@@ -81,13 +87,17 @@ class SelectionCallback(TrainerCallback, ExportableState):
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         step, total = state.global_step, state.max_steps
         model = unwrapped(given["model"])
-        if self.opened is None and step % self.every == 0 and step + self.window < total:
-            self.opened = step
-            self.open(model, step, total)
+        self._open_at(model, step, total)
         if self.opened is not None and step >= self.opened + self.window:
             self.close(model, bare(given.get("optimizer")), step, total)
             self.opened = None
             self.selections += 1
+
+    def _open_at(self, model: Any, step: int, total: int) -> None:
+        due = step >= self.first and (step - self.first) % self.every == 0 and step + self.window < total
+        if due and self.opened is None and not self.ended():
+            self.opened = step
+            self.open(model, step, total)
 
     # ---- resume ----------------------------------------------------------------------------------------------------
 
@@ -117,6 +127,8 @@ class SelectionCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         stored = (state.stateful_callbacks or {}).get(type(self).__name__)
+        if not state.global_step:
+            self._open_at(unwrapped(given["model"]), 0, state.max_steps)
         if not state.global_step or stored is None:
             return
         attributes = (stored[0] if isinstance(stored, list) else stored)["attributes"]

@@ -188,11 +188,13 @@ class SpielLayer(nn.Module, BaseTunerLayer):
 
     def tuned_weight(self, names: list[str], values: Any, dtype: torch.dtype) -> torch.Tensor:
         """W + S(v) in `dtype`; the sum of an entry is rounded once for each adapter."""
-        made = self.base_weight().detach().to(dtype, copy=True).contiguous()
-        flat = made.view(-1)
+        stored = self.base_weight().detach().contiguous()
+        made = stored.to(dtype, copy=True)
+        flat, source = made.view(-1), stored.view(-1)
         for name, value in zip(names, values):
             positions = self.spiel_indices[name].long()
-            flat[positions] = (flat[positions].float() + value.detach().float()).to(dtype)
+            flat[positions] = (source[positions].float() + value.detach().float()).to(dtype)
+            source = flat
         return made
 
     def summands(self, names: list[str], values: Any, dtype: torch.dtype) -> list[torch.Tensor]:

@@ -1,13 +1,14 @@
 """Training with a moving support: when SpIEL looks, what it replaces, and with which optimizer.
 
-Every `reselection_steps` a window opens in which the layers watch their gradients; when it closes, the smallest values
-make room for the candidates with the largest summed gradient, whose moments start as if they had been there during the
-window (SpIEL-AG). SpIEL-MA needs no window: the optimizer's accumulators give the scores. The Trainer is any
-transformers Trainer; a resumed run selects as an uninterrupted one does.
+Every `reselection_steps`, and first of all at the start, a window opens in which the layers watch their gradients; when
+it closes, the smallest values make room for the candidates with the largest summed gradient, whose moments start as if
+they had been there during the window (SpIEL-AG). SpIEL-MA needs no window: the optimizer's accumulators give the
+scores. The Trainer is any transformers Trainer; a resumed run selects as an uninterrupted one does.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,15 +30,19 @@ class SpielCallback(SelectionCallback):
         config: of the adapter. adapter: its name.
 
     Attributes:
-        replaced: share of the entries that the last reselection exchanged.
+        replaced: share of the entries that the last reselection exchanged. scale: what the optimizer's gradient of this
+            step is of the one that the backward passes made, not finite for a step that is left out.
     """
 
     name = "spiel"
 
     def __init__(self, config: SpielConfig, adapter: str = "default") -> None:
-        super().__init__(config.reselection_steps, 0 if config.selection == "ma" else config.accumulation_steps)
+        steps = config.accumulation_steps
+        # the first support is drawn blindly, so it is exchanged as soon as something is known; ma needs no window
+        window, first = (0, steps) if config.selection == "ma" else (steps, 0)
+        super().__init__(config.reselection_steps, window, first=first)
         self.config, self.adapter = config, adapter
-        self.replaced = 0.0
+        self.replaced, self.scale = 0.0, 1.0
         self._layers: dict[str, SpielLayer] = {}
 
     # ---- when ------------------------------------------------------------------------------------------------------
@@ -48,9 +53,10 @@ class SpielCallback(SelectionCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         self.end_step()
-        once = self.config.selection == "grad_once" and self.selections
-        if self.config.selection != "random" and not once:
-            super().on_step_end(args, state, control, **given)
+        super().on_step_end(args, state, control, **given)
+
+    def ended(self) -> bool:
+        return self.config.selection == "random" or (self.config.selection == "grad_once" and self.selections > 0)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         for layer in self._layers.values():
@@ -67,7 +73,11 @@ class SpielCallback(SelectionCallback):
         """Count the gradients of an optimizer step in every open window."""
         for layer in self._layers.values():
             if self.adapter in layer.windows:
-                layer.windows[self.adapter].end_step()
+                layer.windows[self.adapter].end_step(self.scale)
+
+    def watching(self) -> bool:
+        """Whether a window is open."""
+        return any(self.adapter in layer.windows for layer in self._layers.values())
 
     def open(self, model: Any, step: int, total: int) -> None:
         """Let every layer watch as many candidates as it has entries."""
@@ -87,7 +97,7 @@ class SpielCallback(SelectionCallback):
             window = layer.windows.pop(self.adapter, None)
             if self.config.selection == "ma":
                 moved += self._by_accumulators(layer, optimizer, rate)
-            elif window is not None and window.positions is not None:
+            elif window is not None and window.steps:
                 moved += self._by_gradients(layer, window, optimizer, rate)
             whole += len(layer.spiel_indices[self.adapter])
         self.replaced = moved / max(whole, 1)
@@ -186,6 +196,17 @@ class SpielTrainerMixin:
 
     def _adapter(self: Any) -> str:
         return next(name for name, config in self.model.peft_config.items() if config is self.spiel)
+
+    def _get_grad_norm(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The norm before clipping; what clipping and loss scaling did to the values holds for the window, too."""
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
+        moved = next(c for c in self.callback_handler.callbacks if isinstance(c, SpielCallback))
+        if moved.watching():
+            most, scaler = self.args.max_grad_norm, getattr(self.accelerator, "scaler", None)
+            kept = min(1.0, most / (float(norm) + 1e-6)) if most > 0 else 1.0
+            finite = math.isfinite(float(norm))
+            moved.scale = kept / (scaler.get_scale() if scaler is not None else 1.0) if finite else math.nan
+        return norm
 
     def create_optimizer(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.optimizer is None:

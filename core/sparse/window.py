@@ -7,6 +7,7 @@ and their gradients are averaged before a step is counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -23,7 +24,7 @@ class Window:
 
     Attributes:
         positions: (count,) sorted, None before the first backward pass. total, squares: (count,) Σ g and Σ g² over
-            the optimizer steps counted so far, g the gradient of a whole step. steps: how many those are.
+            the optimizer steps counted so far, g the gradient that the optimizer took. steps: how many those are.
     """
 
     def __init__(self, count: int, dtype: torch.dtype) -> None:
@@ -61,13 +62,22 @@ class Window:
         assert self.positions is not None
         self.step += gradient_at(self.positions)
 
-    def end_step(self) -> None:
-        """Count what the micro-batches of one optimizer step added up to."""
+    def end_step(self, scale: float = 1.0) -> None:
+        """Count what the micro-batches of one optimizer step added up to.
+
+        Args:
+            scale: factor by which the optimizer's gradient differs from it, as clipping and loss scaling make it; a
+                step whose factor is not finite was left out by the optimizer and is here, too.
+        """
         if self.positions is None:
+            return
+        if not math.isfinite(scale):
+            self.step.zero_()
             return
         if _distributed():
             dist.all_reduce(self.step)
             self.step /= dist.get_world_size()
+        self.step *= scale
         self.total += self.step
         self.squares += self.step.square()
         self.step.zero_()

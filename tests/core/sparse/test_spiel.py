@@ -248,6 +248,28 @@ def test_positions_are_drawn_uniformly_without_repetition():
     assert float((hits / 200 - 1).abs().max()) < 0.3
 
 
+def test_in_half_precision_a_sum_is_rounded_once_as_that_of_the_merged_weight():
+    torch.manual_seed(0)
+    layer = layer_of(torch.randn(16, 12), 90)
+    values = layer.spiel_values["default"]
+    values.data.normal_()
+    half = layer.tuned_weight(["default"], [values], torch.bfloat16)
+    twice = layer.base_layer.weight.bfloat16().float().view(-1)[layer.spiel_indices["default"].long()] + values
+    layer.merge()
+    assert torch.equal(half, layer.base_layer.weight.bfloat16())
+    assert not torch.equal(half.view(-1)[layer.spiel_indices["default"].long()], twice.bfloat16())
+
+
+def test_a_window_takes_the_gradients_that_the_optimizer_took():
+    window, gradient = Window(2, torch.int32), torch.tensor([512.0, -1024.0])
+    window.choose([(gradient, 0)])
+    for scale in (1 / 1024, float("nan"), 1 / 512):
+        window.add(gradient, 0, slice(0, 2))
+        window.end_step(scale)
+    assert window.steps == 2 and window.total.tolist() == [1.5, -3.0] and window.squares.tolist() == [1.25, 5.0]
+    assert not window.step.any()
+
+
 class Rows(torch.utils.data.Dataset):
     def __len__(self):
         return 64
@@ -281,6 +303,57 @@ def train(folder, selection, resume=None, steps=14, grad_mode="tiles", **more):
         trainer.add_callback(Stop())
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-9") if resume == "go" else None)
     return model, trainer
+
+
+@pytest.mark.parametrize("selection", ["ag", "ma", "random", "grad_once"])
+def test_the_blind_first_support_goes_after_the_first_steps(selection, tmp_path):
+    moved = {"ag": [2, 6, 10], "ma": [2, 6, 10], "random": [], "grad_once": [2]}
+    found, rates = [], []
+
+    class Watch(tr.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if len(found) < mine.selections:
+                found.append(state.global_step)
+                rates.append(mine.replaced)
+
+    _, trainer = train(tmp_path, selection, steps=0)
+    mine = next(c for c in trainer.callback_handler.callbacks if isinstance(c, SpielCallback))
+    trainer.args.max_steps = 12
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert found == moved[selection]
+    if len(rates) > 1:
+        assert rates[0] > 0.5 >= max(rates[1:]) > 0
+
+
+def test_clipped_gradients_are_summed_as_they_were_clipped(tmp_path):
+    """With every entry tuned, the window watches exactly what the optimizer takes."""
+    model = peft.get_peft_model(llama(), SpielConfig(density=1.0, reselection_steps=6, accumulation_steps=4))
+    args = tr.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=6,
+        use_cpu=True, report_to=[], disable_tqdm=True, learning_rate=1e-2, label_names=["labels"], max_grad_norm=0.05,
+    )  # fmt: skip
+    trainer, taken, compared = SpielTrainer(model=model, args=args, train_dataset=Rows()), {}, []
+
+    class Watch(tr.TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **_):
+            for name, layer in spiel_layers(model).items():
+                taken[name] = taken.get(name, 0) + layer.spiel_values["default"].grad
+
+        def on_step_end(self, args, state, control, **_):
+            for name, layer in spiel_layers(model).items():
+                if "default" in layer.windows:
+                    torch.testing.assert_close(layer.windows["default"].total, taken[name])
+                    compared.append(float(taken[name].norm()))
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert len(compared) >= 3 and min(compared) > 0
+    mine = next(c for c in trainer.callback_handler.callbacks if isinstance(c, SpielCallback))
+    mine.open(model, 0, 1)
+    trainer.accelerator.scaler = SimpleNamespace(get_scale=lambda: 1024.0)
+    trainer._get_grad_norm(model, torch.tensor(0.2))
+    assert mine.scale == pytest.approx(0.25 / 1024, rel=1e-4)
 
 
 @pytest.mark.parametrize("selection", ["ag", "ma", "random", "grad_once"])
