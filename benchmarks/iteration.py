@@ -126,8 +126,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         how: dict[str, Any] = {"max_tokens": job["tokens"], "max_size": 2048, "max_new_tokens": job["longest"]}
         for name in job["score"]:
             examples = load_data(folder / f"{name}.jsonl")
-            drawn = [r.text for r in pipeline.batch(examples * SAMPLES, seed=job["seed"], **SAMPLED, **how)]
-            samples = [drawn[i :: len(examples)] for i in range(len(examples))]
+            samples = pipeline.predict(examples, samples=SAMPLES, seed=job["seed"], **SAMPLED, **how)
             report = evaluator.score(samples, examples)
             result[name] = {metric: round(m.value, 3) for metric, m in report.metrics.items() if m.value is not None}
             greedy = evaluator.score([r.text for r in pipeline.batch(examples, **how)], examples)

@@ -156,6 +156,7 @@ class CudaEvaluator(BaseEvaluator):
         best = max(range(len(texts)), key=lambda i: (verdicts[i].correct, verdicts[i].score))
         chosen = verdicts[best]
         return {
+            **({"texts": list(texts)} if len(texts) > 1 else {}),
             "id": example.id if example.id is not None else str(index), "input": example.spec or example.name,
             "prediction": texts[best], "score": round(chosen.score, 4), "status": chosen.status,
             "passed": sum(v.correct for v in verdicts), "samples": len(texts), "verdict": chosen.meaning,

@@ -147,6 +147,10 @@ class CudaPipeline(BasePipeline):
             warnings.append("the output was cut at max_new_tokens")
         return Result(output.text, {"code": code, "plan": plan, "warnings": warnings})
 
+    def predict(self, examples: Sequence[Any], *, samples: int = 1, **gen: Any) -> list[Any]:
+        """An answer to each example, or several: `samples=20, temperature=0.85, top_p=0.95`."""
+        return super().predict(examples, **gen) if samples == 1 else self.draw(examples, samples, **gen)
+
     def target_text(self, target: str) -> str:
         return target
 

@@ -143,6 +143,7 @@ class RtlEvaluator(BaseEvaluator):
     def _row(index: int, example: RtlExample, texts: Sequence[str], verdicts: Sequence[Any]) -> dict[str, Any]:
         best = max(range(len(texts)), key=lambda i: (verdicts[i].passed, verdicts[i].score))
         return {
+            **({"texts": list(texts)} if len(texts) > 1 else {}),
             "id": example.id if example.id is not None else str(index), "input": example.spec,
             "reference": example.reference, "prediction": texts[best], "score": round(verdicts[best].score, 4),
             "passed": sum(v.passed for v in verdicts), "samples": len(texts),

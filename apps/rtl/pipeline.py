@@ -160,6 +160,10 @@ class RtlPipeline(BasePipeline):
         meta = {"code": code, "top": example.top, "warnings": warnings}
         return Result(output.text, meta)
 
+    def predict(self, examples: Sequence[Any], *, samples: int = 1, **gen: Any) -> list[Any]:
+        """An answer to each example, or several: `samples=20, temperature=0.85, top_p=0.95`."""
+        return super().predict(examples, **gen) if samples == 1 else self.draw(examples, samples, **gen)
+
     def target_text(self, target: str) -> str:
         return target
 

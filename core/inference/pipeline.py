@@ -193,6 +193,20 @@ class BasePipeline:
         """What the app's evaluator scores for these examples; by default the texts of the results."""
         return [result.text for result in self.batch(examples, **gen)]
 
+    def draw(self, examples: Sequence[Any], samples: int, **gen: Any) -> list[list[str]]:
+        """`samples` texts for each of the examples, as pass@k wants them.
+
+        Raises:
+            ConfigError: several samples of a greedy model, which are all the same.
+        """
+        if samples < 1 or (samples > 1 and self._split(gen)[0].temperature <= 0):
+            raise ConfigError(
+                f"{samples} samples of each example at temperature 0", where="sampling.samples",
+                hint="with samples of at least 2, temperature=0.85 top_p=0.95, for example",
+            )  # fmt: skip
+        texts = [result.text for result in self.batch(list(examples) * samples, **gen)]
+        return [texts[i :: len(examples)] for i in range(len(examples))]
+
     def stream(self, given: Any, **gen: Any) -> Iterator[Event]:
         """Text events as they are generated, then a `done` event with the result."""
         sampling, extra = self._split(gen)

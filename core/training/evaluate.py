@@ -14,6 +14,7 @@ from core.config.schema import EvalConfig, SourceConfig
 from core.data.rows import BadRows, read_sources
 from core.errors import ConfigError, GraftError, nearest
 from core.evaluation.report import Report
+from core.evaluation.shards import shard
 
 
 def make_evaluator(app: App, config: EvalConfig) -> Any:
@@ -76,8 +77,14 @@ def evaluate(
     metrics: Sequence[str] = (),
     limit: int | None = None,
     sampling: dict[str, Any] | None = None,
+    part: str | None = None,
+    with_: dict[str, Any] | None = None,
 ) -> Report:
-    """Score a run folder or a model folder on `sources`, by default on the run's own evaluation data."""
+    """Score a run folder or a model folder on `sources`, by default on the run's own evaluation data.
+
+    Args:
+        part: only a part of the data, "2/4". with_: arguments of the evaluator, over the run's own.
+    """
     config, chosen = EvalConfig(), get_app(app) if app else None
     try:
         recipe = RunFolder.open(target).recipe()
@@ -90,8 +97,9 @@ def evaluate(
                 where=str(target),
                 hint="graft eval MODEL --app translation --data FILE",
             ) from None
-    config.metrics = list(metrics) or config.metrics
+    config.metrics, config.with_ = list(metrics) or config.metrics, {**config.with_, **(with_ or {})}
     examples = read_sources(chosen, sources, BadRows("raise", None))[: limit or config.limit]
+    examples = shard(examples, part) if part else examples
     with chosen.pipeline_cls.from_pretrained(target) as pipeline:
         return score_pipeline(
             pipeline, make_evaluator(chosen, config), examples, {**config.sampling, **(sampling or {})}

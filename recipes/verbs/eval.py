@@ -8,6 +8,7 @@ from pathlib import Path
 
 EXAMPLES = """  graft eval runs/quickstart/42
   graft eval runs/quickstart/42 --data test.jsonl --reader jsonl
+  graft eval runs/sft/42 --reader verilogeval --data verilog-eval/ --sampling samples=20 temperature=0.85 top_p=0.95
   graft eval translation --data test.jsonl --predictions out.txt"""
 
 
@@ -23,22 +24,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", help="text file, one prediction a line, or JSONL with 'prediction'")
     parser.add_argument("--metrics", nargs="*", default=[])
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--shard", metavar="I/N", help="only part I of N of the data, the same parts on every machine")
+    parser.add_argument(
+        "--evaluator", nargs="*", default=[], metavar="K=V", help="the evaluator's own arguments, over eval.with"
+    )  # fmt: skip
     parser.add_argument("--beams", type=int)
+    parser.add_argument(
+        "--sampling", nargs="*", default=[], metavar="K=V",
+        help="how to generate: temperature=0.85 top_p=0.95 …, and samples=20 where an app takes several",
+    )  # fmt: skip
     parser.add_argument("--out", help="folder for report.json and predictions.jsonl")
 
 
 def run(options: argparse.Namespace) -> int:
-    import yaml
-
     from core.config.schema import SourceConfig
 
     source = None
     if options.data:
-        arguments_ = dict(pair.partition("=")[::2] for pair in options.reader_arguments)
-        arguments_ = {name: yaml.safe_load(value) for name, value in arguments_.items()}
         source = SourceConfig(
-            reader=options.reader, path=options.data, split=options.split, limit=options.limit, with_=arguments_
-        )
+            reader=options.reader, path=options.data, split=options.split, limit=options.limit,
+            with_=_pairs(options.reader_arguments),
+        )  # fmt: skip
     report = _score_file(options, source) if options.predictions else _score_model(options, source)
     print(report.table())
     if options.out:
@@ -47,19 +53,31 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pairs(words: list[str]) -> dict[str, object]:
+    """`name=value` words as a dictionary; a value is read as YAML."""
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in words)}
+
+
 def _score_file(options, source):
     from core.config.registry import get_app
+    from core.config.schema import EvalConfig
     from core.data.rows import BadRows, read_sources
     from core.errors import DataError
+    from core.evaluation.shards import aligned, shard
+    from core.training.evaluate import make_evaluator
 
     app = get_app(options.target)
     if source is None:
         raise DataError("--predictions needs --data with the references")
     examples = list(read_sources(app, [source], BadRows("raise", None)))
-    return app.evaluator_cls(options.metrics or None).score(_predictions(Path(options.predictions)), examples)
+    examples = shard(examples, options.shard) if options.shard else examples
+    evaluator = make_evaluator(app, EvalConfig(metrics=options.metrics, with_=_pairs(options.evaluator)))
+    return evaluator.score(aligned(_predictions(Path(options.predictions)), examples), examples)
 
 
-def _predictions(path: Path) -> list[str]:
+def _predictions(path: Path) -> list[dict]:
     from core.errors import DataError
 
     try:
@@ -67,11 +85,12 @@ def _predictions(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the predictions: {error}", file=path) from error
     if path.suffix != ".jsonl":
-        return lines
+        return [{"prediction": line} for line in lines]
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line)["prediction"])
+            rows.append(json.loads(line))
+            rows[-1]["prediction"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError("a row is not an object with 'prediction'", file=path, line=number, got=line) from error
     return rows
@@ -80,7 +99,7 @@ def _predictions(path: Path) -> list[str]:
 def _score_model(options, source):
     from core.training.run import evaluate
 
-    sampling = {"beams": options.beams} if options.beams else {}
+    sampling = {**({"beams": options.beams} if options.beams else {}), **_pairs(options.sampling)}
     return evaluate(
         options.target,
         [source] if source else None,
@@ -88,4 +107,6 @@ def _score_model(options, source):
         metrics=options.metrics,
         limit=options.limit,
         sampling=sampling,
+        part=options.shard,
+        with_=_pairs(options.evaluator),
     )

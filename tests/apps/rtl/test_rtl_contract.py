@@ -98,3 +98,22 @@ def test_bad_settings_are_errors():
         RtlEvaluator(k=(0,))
     with pytest.raises(DataError, match="no samples"):
         RtlEvaluator().score([[]], [problem()])
+
+
+@needs_iverilog
+def test_several_samples_of_a_task_are_scored_as_pass_at_k():
+    seen = []
+
+    def answer(prompt: str) -> str:
+        seen.append(prompt)
+        return RIGHT if len(seen) <= 3 else WRONG
+
+    pipeline = RtlPipeline(ScriptEngine(answer), None, RtlPipeline._config({}))
+    problems = [problem(), problem()]
+    drawn = pipeline.predict(problems, samples=3, temperature=0.85)
+    assert [len(texts) for texts in drawn] == [3, 3] and sum(text == RIGHT for texts in drawn for text in texts) == 3
+    report = RtlEvaluator(k=(1, 3)).score(drawn, problems)
+    assert report.value("pass@1") == pytest.approx(50) and report.value("pass@3") == 100
+    assert report.rows[0]["texts"] == drawn[0]
+    with pytest.raises(ConfigError, match="3 samples of each example at temperature 0"):
+        pipeline.predict(problems, samples=3)
