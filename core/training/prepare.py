@@ -58,7 +58,8 @@ class Prepared:
 def prepare_data(app: App, stage: ResolvedStage, tokenizer: Any, examples: Any, held_out: Any, run: Any) -> Prepared:
     """Rows of the stage's method, encoded and packed. Raises `DataError` when nothing would be learnt."""
     data = stage.recipe.data
-    context = StageContext(stage.recipe, stage.options, tokenizer, examples, held_out, app, run)
+    folder = run.stage_dir(stage.index, stage.name) if run else None
+    context = StageContext(stage.recipe, stage.options, tokenizer, examples, held_out, app, run, folder)
     made = METHODS.get(stage.method).build(context)
     eval_rows = list(made.eval_rows)[: stage.recipe.eval.limit]
     if made.encoder is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from core.config.registry import App
@@ -17,7 +18,7 @@ from core.data.encode import EncodeStats
 
 @dataclass
 class StageContext:
-    """Everything a method may look at: the stage's recipe, its own typed options, and the examples."""
+    """Everything a method may look at: the stage's recipe, typed options and folder, and the examples."""
 
     recipe: Recipe
     options: Any
@@ -26,6 +27,7 @@ class StageContext:
     eval: Sequence[Any]
     app: App
     run: Any = None
+    folder: Path | None = None
 
 
 @dataclass

@@ -50,7 +50,7 @@ def fsr(ctx: StageContext) -> Stage:
     rows = [row_of(example, options.template) for example in examples]
     held = [row_of(example, options.template) for example in ctx.eval or () if example.solution]
     scorer = Scorer(examples, recipe.verify, str(ctx.run.path / "verify") if ctx.run else None)
-    folder = ctx.run.path / "iterations" / str(options.iterations) if ctx.run else None
+    folder = ctx.folder / "iterations" if ctx.folder else None
     trainer = ranked_trainer(settings, ctx.tokenizer, scorer, ctx.run, folder)
     return Stage(rows=rows, eval_rows=held, layout="rows", mode=options.mode, trainer=trainer)
 
