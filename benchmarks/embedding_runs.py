@@ -41,7 +41,10 @@ def arms(work: Path, chosen: dict[str, list[str]], train: Callable[..., dict] | 
 
 
 def sharing(count: int) -> ProcessPoolExecutor:
-    """`count` processes that share the GPU and the cores evenly; each keeps within its part of the memory."""
+    """`count` processes that share the GPU and the cores evenly; each keeps within its part of the memory.
+
+    GRAFT_GPU_SHARE=0.5 in the environment says that another bar has the other half of the GPU.
+    """
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_share, initargs=(count,))
 
 
@@ -53,7 +56,7 @@ def _share(count: int) -> None:
     torch.set_num_threads(cores)
     if torch.cuda.is_available():
         # A tenth is left for what the driver keeps for each process.
-        torch.cuda.set_per_process_memory_fraction(0.9 * torch.cuda.get_per_process_memory_fraction() / count)
+        torch.cuda.set_per_process_memory_fraction(0.9 * float(os.environ.get("GRAFT_GPU_SHARE", 1)) / count)
 
 
 def arm(work: Path, name: str, overrides: list[str]) -> dict[str, Any]:
