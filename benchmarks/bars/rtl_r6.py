@@ -21,10 +21,10 @@ from benchmarks.bar import Bar, Measured, Setting, Unavailable
 GAIN, SEEDS, ITERATIONS, DEVELOPMENT = 0.10, (1, 2, 3), 3, 0
 FAMILIES = ("gate", "mux", "counter", "register", "shift_register", "comparator", "edge_detector", "divider", "adder",
             "arbiter")  # fmt: skip
-PROMPTS, SCORED = 1500, 240
+PROMPTS, SCORED = 1200, 240
 START: dict[str, Any] = {
     "preset": "llama-3m", "tokens": 200_000, "longest": 224,
-    "train": {"epochs": 8, "lr": 1.5e-3, "warmup": 0.05, "batch": {"size": 32, "unit": "rows"}},
+    "train": {"epochs": 10, "lr": 1.5e-3, "warmup": 0.05, "batch": {"size": 32, "unit": "rows"}},
 }  # fmt: skip
 _RANKED: dict[str, Any] = {
     "samples_per_prompt": 4,
