@@ -28,17 +28,22 @@ def counted(trainer_cls: type) -> type:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.chosen: list[list[str]] = []
+            self.planned: list[float] = []
 
         def _select(self, inputs: Any) -> None:
             super()._select(inputs)
             self.chosen.append(self.selection.selected)
+            self.planned.append(self.selection.share)
 
         def measured(self) -> dict[str, Any]:
             model = self.accelerator.unwrap_model(self.model)
             full, steps = flops(model, None), [flops(model, set(names)) for names in self.chosen]
             share = statistics.mean(steps) / full
             reach = self._passes(model) / full / self.green.interval
-            return {"flops": share, "flops with choosing": share + reach, "tensors": [len(n) for n in self.chosen]}
+            return {
+                "flops": share, "flops with choosing": share + reach, "planned flops": statistics.mean(self.planned),
+                "tensors": [len(names) for names in self.chosen],
+            }  # fmt: skip
 
         def _passes(self, model: Any) -> float:
             """FLOPs of the two passes that a choice takes."""
@@ -120,6 +125,7 @@ def judged(found: dict[str, Any]) -> Measured:
         chance="0, the untouched base",
         details={
             "share of full training's FLOPs": round(share, 4),
+            "planned share": [round(run["planned flops"], 4) for run in found["arms"]["green"]["runs"]],
             "the same with choosing": round(max(r["flops with choosing"] for r in found["arms"]["green"]["runs"]), 4),
             "share of the choice by chance": round(max(r["flops"] for r in found["arms"]["chance"]["runs"]), 4),
             "recovered gap": {name: round(value, 3) for name, value in gaps.items()},

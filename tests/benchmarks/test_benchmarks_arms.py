@@ -136,7 +136,7 @@ def test_squarehead_has_to_beat_both_other_losses():
 
 def test_green_has_to_keep_its_budget_and_beat_chance():
     def judged(flops=0.5, chance=2.6, green=2.1):
-        spent = {"flops": flops, "flops with choosing": flops + 0.02}
+        spent = {"flops": flops, "flops with choosing": flops + 0.02, "planned flops": flops}
         arms = {"full": arm(8.0, 2.0), "green": arm(5.0, green, **spent), "chance": arm(5.0, chance, **spent)}
         return methods_green_flops.judged(found(**arms))
 
