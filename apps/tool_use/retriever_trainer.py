@@ -16,6 +16,8 @@ from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
 )
+from torch import nn
+from torch.nn import functional as F
 from transformers import Trainer
 
 from core.config.schema import BackendConfig, TrainConfig
@@ -24,6 +26,9 @@ from core.data.encode import EncodeStats
 from core.errors import ConfigError
 from core.training.saving import Saving
 from core.training.schedule import Scheduled
+
+WORTH_A_PASS = 16384
+"""Padded tokens from which a pass over a GPU costs more than its launches."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +126,13 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """The loss of the whole batch; the wrapped model is called, so that processes share their gradients."""
-        self.objective.model = model
-        self.useful_tokens += sum(_tokens(column) for column in inputs["columns"])
-        return self.objective(inputs["columns"], None)
+        columns = inputs["columns"]
+        self.useful_tokens += sum(_tokens(column) for column in columns)
+        if self.args.device.type == "cuda" and isinstance(self.objective, MultipleNegativesRankingLoss):
+            columns = together(model, columns)
+        # What is embedded already passes through.
+        self.objective.model = nn.Identity() if "sentence_embedding" in columns[0] else model
+        return self.objective(columns, None)
 
     def held_out(self, dataset: RowDataset) -> dict[str, float]:
         """The same loss over held-out rows, in batches as in training."""
@@ -144,6 +153,25 @@ def _columns(model: Any, rows: Sequence[ToolPair]) -> dict[str, Any]:
     """The features of questions, of right tools, and of each negative, as the loss takes them."""
     width = min(len(row.texts) for row in rows)
     return {"columns": [dict(model.preprocess([row.texts[i] for row in rows])) for i in range(width)]}
+
+
+def together(model: Any, columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns with their embeddings, from one pass over all of them where they are small and padded behind.
+
+    A small pass over a GPU costs its launches, not its arithmetic. Other columns come back as they are.
+    """
+    shapes = [column["input_ids"].shape for column in columns if column["input_ids"].ndim == 2]
+    longest = max((length for _, length in shapes), default=0)
+    side = getattr(getattr(model, "tokenizer", None), "padding_side", None)
+    if len(shapes) < len(columns) or side != "right" or sum(n for n, _ in shapes) * longest > WORTH_A_PASS:
+        return columns
+    merged = dict(columns[0])
+    for name, value in columns[0].items():
+        if isinstance(value, torch.Tensor):
+            parts = [column[name] for column in columns]
+            merged[name] = torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in parts])
+    found = model(merged)["sentence_embedding"]
+    return [{"sentence_embedding": part} for part in found.split([n for n, _ in shapes])]
 
 
 def _tokens(column: dict[str, Any]) -> int:

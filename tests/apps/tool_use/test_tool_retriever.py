@@ -308,6 +308,39 @@ def test_the_loss_is_the_one_worked_by_hand_and_a_large_batch_gives_the_same_gra
     assert torch.allclose(*gradients, atol=1e-5) and gradients[0].abs().sum() > 0
 
 
+def test_columns_in_one_pass_give_the_loss_and_gradient_of_each_alone():
+    import torch
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    from apps.tool_use.retriever_model import build_model
+    from apps.tool_use.retriever_trainer import WORTH_A_PASS, _columns, together
+    from core.config.schema import ModelConfig
+    from core.models.tokenizer import train_bpe
+
+    catalogue = Catalogue(TOOLS)
+    model = build_model(ModelConfig(preset="tiny"), train_bpe(catalogue.texts.values(), 300), device="cpu").eval()
+    model.tokenizer.padding_side = "right"
+    rows = pairs([ToolQuery(f"about {name}", (name,), catalogue) for name in catalogue.ids], 1)
+    found = []
+    for way in (lambda columns: columns, lambda columns: together(model, columns)):
+        model.zero_grad()
+        columns = way(_columns(model, rows)["columns"])
+        embedded = "sentence_embedding" in columns[0]
+        value = MultipleNegativesRankingLoss(torch.nn.Identity() if embedded else model)(columns, None)
+        value.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((embedded, float(value.detach()), gradient))
+    assert [embedded for embedded, _, _ in found] == [False, True]
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
+    torch.testing.assert_close(found[0][2], found[1][2], atol=1e-5, rtol=1e-4)
+    columns = _columns(model, rows)["columns"]
+    model.tokenizer.padding_side = "left"
+    assert together(model, columns) is columns, "padding on both sides would move the text"
+    model.tokenizer.padding_side = "right"
+    wide = [{"input_ids": torch.zeros(2, WORTH_A_PASS, dtype=torch.long)}] * 2
+    assert together(model, wide) is wide and together(model, [{"input_ids": torch.zeros(4)}])[0]["input_ids"].ndim == 1
+
+
 def test_training_from_nothing_learns_and_opens_again(tmp_path):
     from apps.tool_use import RETRIEVAL
     from core.config.load import recipe_from
