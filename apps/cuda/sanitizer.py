@@ -86,7 +86,7 @@ class Sanitizer:
                 return self._failed(f"{name} is not done within {self.seconds:g} s")
             found = report(name, step.out)
             if found is None or (found.status == "clean" and "done" not in step.out.split()):
-                said = next(iter(_complaints(step.out) or step.err.splitlines()[-1:]), step.status)
+                said = next(iter(step.err.splitlines()[-1:] or _complaints(step.out)), step.status)
                 return self._failed(f"{name}: {said}"[:300])
             if found.status == "fault":
                 return found
