@@ -38,33 +38,67 @@ def _hangs_on_the_head(adapters: list[dict[str, Any]]) -> bool:
     return any(name.rpartition(".")[2] in ("lm_head", "embed_out") for name in named)
 
 
+def _own_loss(why: str) -> tuple[Limit, ...]:
+    """A loss that is not the cross-entropy which these keys shape."""
+    return (
+        Limit("train.label_smoothing", bool, why, "take it out"),
+        Limit("train.z_loss", bool, why, "take it out"),
+    )
+
+
 _ROWS_APART = (
     Limit("data.packing", lambda on: on is True, "its rows never share a sequence", "set it to false", False),
     Limit("data.streaming", lambda on: on is True, "its rows are read before training", "set it to false"),
     Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out"),
-    Limit("train.label_smoothing", bool, "its loss is not over single tokens", "take it out"),
-    Limit("train.z_loss", bool, "its loss is TRL's", "take it out"),
     Limit("train.batch", lambda batch: bool(batch.get("ramp")), "its batches are of one size", "take ramp out"),
 )
+_IN_ROWS = Limit("train.batch.unit", lambda unit: unit == "tokens", "a step is so many rows", "set it to rows")
 _HEAD_BY_TRL = (
     Limit("backend.cross_entropy", lambda form: form == "whole", "TRL never makes all logits here", "set it to auto"),
     Limit("model.adapters", _hangs_on_the_head, "TRL multiplies with the head's own weight and would leave out what "
           "hangs on the head", "take the head out of targets and modules_to_save"),
 )  # fmt: skip
 MASKED = (
-    Limit("train.label_smoothing", bool, "hidden tokens are learnt as they were", "take it out"),
-    Limit("train.z_loss", bool, "its loss has no such term", "take it out"),
-)
-DPO = (*_ROWS_APART, *_HEAD_BY_TRL)
+    Limit("data.packing", lambda on: on is True, "an encoder sees all texts that share a sequence", "set it to false",
+          False),
+    _ROWS_APART[2],
+    *_own_loss("hidden tokens are learnt as they were"),
+    Limit("backend.cross_entropy", lambda form: form == "fused", "it makes the hidden tokens' logits whole",
+          "set it to auto"),
+)  # fmt: skip
+DPO = (*_ROWS_APART, *_own_loss("its loss is TRL's, over pairs of answers"), *_HEAD_BY_TRL)
 CPO = (
     *_ROWS_APART,
+    *_own_loss("its loss is TRL's, over pairs of answers"),
     Limit("backend.cross_entropy", lambda form: form == "fused", "TRL makes all logits here", "set it to auto"),
 )
 GRPO = (
     *_ROWS_APART,
+    *_own_loss("its loss is TRL's, over whole answers"),
     *_HEAD_BY_TRL,
     Limit("train.batch.unit", lambda unit: unit == "tokens", "a step is so many answers", "set it to rows"),
 )
+RANKED = (
+    *_ROWS_APART,
+    *_own_loss("its loss ranks whole answers"),
+    Limit("backend.cross_entropy", lambda form: form == "fused", "it makes its candidates' logits whole",
+          "set it to auto"),
+)  # fmt: skip
+_PLAIN = "its trainer runs the encoder as it is"
+CONTRASTIVE = (
+    *_ROWS_APART,
+    *_own_loss("its loss compares whole texts"),
+    _IN_ROWS,
+    Limit("train.batch.micro", lambda rows: rows != "auto", "it cuts its batches by tokens", "set it to auto"),
+    Limit("backend.cross_entropy", lambda form: form != "auto", "there is no vocabulary in its loss", "set it to auto"),
+    Limit("backend.kernels", lambda kind: kind == "fused", _PLAIN, "set it to auto"),
+    Limit("backend.lora", lambda kind: kind == "fused", _PLAIN, "set it to auto"),
+    Limit("backend.compile", lambda kind: kind == "blocks", _PLAIN, "set it to none"),
+    Limit("backend.activation_checkpoint", lambda kind: kind == "selective", _PLAIN, "set it to auto, none or full"),
+    Limit("backend.offload.activations", lambda where: where == "host", _PLAIN, "set it to auto"),
+    Limit("backend.precision.params", lambda dtype: dtype != "auto", "it trains parameters as they were loaded",
+          "set it to auto; model.dtype says how they are loaded"),
+)  # fmt: skip
 
 
 def settle(recipe: Recipe, limits_of: Callable[[str], tuple[Limit, ...]]) -> None:

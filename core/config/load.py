@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from core.config.limits import check_limits, settle
-from core.config.parts import check_parts, check_trackers
+from core.config.parts import check_parts, check_trackers, check_weighed
 from core.config.registry import METHODS, App, app_of, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
@@ -260,8 +260,9 @@ def _check(recipe: Recipe, places: Places) -> None:
         _refuse_inert(stage.recipe, places, prefix, acted_on)
         check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix)
         own = (*prefix, "model")
-        packing = stage.recipe.data.packing
-        check_parts(stage.recipe.model, places, own if own in places.lines else ("model",), packing)
+        own = own if own in places.lines else ("model",)
+        check_parts(stage.recipe.model, places, own, stage.recipe.data.packing)
+        check_weighed(stage.recipe.model, stage.recipe.train, places, own)
         for block in ("train", "eval"):
             for number, source in enumerate(getattr(stage.recipe.data, block)):
                 own = (*prefix, "data", block, number)

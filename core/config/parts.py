@@ -6,7 +6,7 @@ import importlib.util
 from typing import Any
 
 from core.config.registry import ADAPTERS, EDITS, QUANTIZERS, TRACKERS, Part, Registry
-from core.config.schema import AdapterConfig, ModelConfig
+from core.config.schema import AdapterConfig, ModelConfig, TrainConfig
 from core.config.typed import Places, build
 from core.errors import BackendUnavailable, ConfigError, nearest
 
@@ -29,6 +29,18 @@ def check_parts(model: ModelConfig, places: Places, path: tuple, packing: bool =
                 f"under a {adapter.kind} adapter rows that share a sequence would see each other",
                 where=places.of((*path, "adapters", number)),
                 hint="set data.packing: false",
+            )
+
+
+def check_weighed(model: ModelConfig, train: TrainConfig, places: Places, path: tuple) -> None:
+    """Keys that shape the cross-entropy need one: an edit with a loss of its own may give it no weight."""
+    shapes = next((name for name in ("label_smoothing", "z_loss") if getattr(train, name)), None)
+    for number, edit in enumerate(model.edits if shapes else ()):
+        if getattr(edit_options(edit), "ce", None) == 0:
+            raise ConfigError(
+                f"{edit['kind']} gives the cross-entropy no weight, and train.{shapes} shapes nothing else",
+                where=places.of((*path, "edits", number, "ce")),
+                hint=f"give ce a weight, or take train.{shapes} out",
             )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.errors import ConfigError
 from core.models.topology import ModelTopology
+from core.objectives.losses import summed_loss
 
 IGNORE = -100
 BF16_EPSILON = 2.0**-7
@@ -35,6 +36,7 @@ class DistillLoss:
         hidden_kind: squarehead ‖s-t‖² / ‖t‖² of each layer; mse; cosine 1 - cos.
         layer_map: student block → teacher block; None pairs blocks of equal number.
         chunk: tokens whose logits exist at one time.
+        smoothing, z_loss: of the cross-entropy, as in `CrossEntropy`.
     """
 
     ce: float = 1.0
@@ -44,6 +46,8 @@ class DistillLoss:
     hidden_kind: Literal["squarehead", "mse", "cosine"] = "squarehead"
     layer_map: dict[int, int] | None = None
     chunk: int = 4096
+    smoothing: float = 0.0
+    z_loss: float = 0.0
     last: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class DistillLoss:
 
     def _piece(self, student: Any, head: Any, teacher: Any, teacher_head: Any, targets: Any) -> tuple[Any, Any]:
         logits = head(student).float()
-        ce = F.cross_entropy(logits, targets, reduction="sum") if self.ce else logits.new_zeros(())
+        ce = summed_loss(logits, targets, self.smoothing, self.z_loss) if self.ce else logits.new_zeros(())
         if teacher is None or not self.kl:
             return ce, logits.new_zeros(())
         with torch.no_grad():
@@ -203,7 +207,8 @@ class DistillMixin:
 
     Args:
         distill: the terms. teacher: a frozen model; None takes the student without its adapters.
-        Other arguments are the Trainer's. A subclass may set both as class attributes.
+        Other arguments are the Trainer's, whose `train_config`, where it has one, shapes the cross-entropy. A subclass
+        may set both as class attributes.
     """
 
     distill: DistillLoss = DistillLoss()
@@ -212,6 +217,9 @@ class DistillMixin:
     def __init__(self, *args: Any, distill: DistillLoss | None = None, teacher: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.distill = distill or type(self).distill
+        given = getattr(self, "train_config", None)
+        if given is not None:
+            self.distill = replace(self.distill, smoothing=given.label_smoothing, z_loss=given.z_loss)
         self.teacher = teacher if teacher is not None else type(self).teacher
         if self.teacher is None and (self.distill.kl or self.distill.hidden) and not hasattr(self.model, "peft_config"):
             raise ConfigError("no teacher", where="distillation", hint="give teacher=, or train adapters")

@@ -54,7 +54,9 @@ class MaskedTrainer(SupervisedTrainer):
         self.special = torch.tensor(special, device=self.args.device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        # rows that all fill their length come without a mask
+        ids = inputs["input_ids"]
+        mask = inputs.get("attention_mask", torch.ones_like(ids))
         eligible = mask.bool() & ~torch.isin(ids, self.special)
         hidden, labels = corrupt(ids, eligible, self.share, mask_id(self.tokenizer), len(self.tokenizer))
         outputs = model(input_ids=hidden, attention_mask=mask)

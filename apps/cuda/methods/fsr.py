@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.cuda import prompts
 from apps.cuda.methods.sft import row_of
+from core.config.limits import RANKED
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import ConfigError, DataError, nearest
@@ -38,7 +39,7 @@ class FsrConfig(RankedOptions):
     template: str = key("plain", "prompt template: " + ", ".join(prompts.TEMPLATES))
 
 
-@method("cuda.fsr", config=FsrConfig)
+@method("cuda.fsr", config=FsrConfig, limits=RANKED)
 def fsr(ctx: StageContext) -> Stage:
     """Rows of solutions, with a trainer that adds ranked answers."""
     from core.training.stage import Stage

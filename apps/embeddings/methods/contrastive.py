@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from apps.embeddings import prompts
 from apps.embeddings.example import EmbeddingExample
+from core.config.limits import CONTRASTIVE
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import DataError
@@ -67,19 +68,19 @@ class Row:
     score: float = 1.0
 
 
-@method("embeddings.stage1", config=ContrastiveConfig)
+@method("embeddings.stage1", config=ContrastiveConfig, limits=CONTRASTIVE)
 def stage1(ctx: StageContext) -> Stage:
     """Search data, every document of the batch a candidate."""
     return _contrastive(ctx, in_batch=True)
 
 
-@method("embeddings.stage2", config=ContrastiveConfig)
+@method("embeddings.stage2", config=ContrastiveConfig, limits=CONTRASTIVE)
 def stage2(ctx: StageContext) -> Stage:
     """All kinds of data, own candidates only."""
     return _contrastive(ctx, in_batch=False)
 
 
-@method("embeddings.graded", config=GradedConfig)
+@method("embeddings.graded", config=GradedConfig, limits=CONTRASTIVE)
 def graded(ctx: StageContext) -> Stage:
     """Pairs with scores, ordered by them."""
     from apps.embeddings.objective import cosent

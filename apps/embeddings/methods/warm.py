@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from core.config.limits import MASKED
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import DataError
@@ -29,7 +30,7 @@ class WarmConfig:
     share: float = key(0.2, "of the tokens, hidden at every step", above=0, most=0.9)
 
 
-@method("embeddings.warm", config=WarmConfig)
+@method("embeddings.warm", config=WarmConfig, limits=MASKED)
 def warm(ctx: StageContext) -> Stage:
     """Hidden tokens of all texts of the examples, whatever their kind."""
     from core.data.segments import Segment
@@ -99,7 +100,9 @@ def _trainer() -> type:
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             import torch
 
-            module, ids, mask = self.accelerator.unwrap_model(model), inputs["input_ids"], inputs["attention_mask"]
+            module, ids = self.accelerator.unwrap_model(model), inputs["input_ids"]
+            # rows that all fill their length come without a mask
+            mask = inputs.get("attention_mask", torch.ones_like(ids))
             eligible = mask.bool() & ~torch.isin(ids, self.special)
             vocabulary = module.encoder.get_input_embeddings().weight.shape[0]
             hidden, labels = self.corrupt(ids, eligible, vocabulary=vocabulary)

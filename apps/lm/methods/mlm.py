@@ -9,7 +9,6 @@ from core.config.limits import MASKED
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment
-from core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,5 @@ def mlm(ctx: Any) -> Any:
     from core.training.masked import masked_trainer
     from core.training.stage import Stage
 
-    if ctx.recipe.data.packing:
-        raise ConfigError(
-            "an encoder sees all texts that share a sequence", where="data.packing", hint="set it to false"
-        )
     rows = [[Segment(example.text, "document", True)] for example in ctx.train]
     return Stage(rows=rows, trainer=masked_trainer(ctx.tokenizer, ctx.options.share))

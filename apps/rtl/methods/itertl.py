@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from apps.rtl import prompts
 from apps.rtl.methods.sft import row_of
+from core.config.limits import RANKED
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ class ItertlConfig(RankedOptions):
     score: Literal["functional", "likeness"] = key("functional", "what ranks answers that compile")
 
 
-@method("rtl.itertl", config=ItertlConfig)
+@method("rtl.itertl", config=ItertlConfig, limits=RANKED)
 def itertl(ctx: StageContext) -> Stage:
     """Rows of references, with a trainer that adds ranked answers."""
     from core.training.stage import Stage

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from apps.tool_use.catalogue import ToolQuery
 from apps.tool_use.retriever_score import ndcg, sufficiency_rank
+from core.config.limits import DPO
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment
@@ -117,7 +118,7 @@ def row_of(question: str, wording: str, template: str = "plain") -> list[Segment
     return [Segment(text.format(question)), Segment(f"{lead}{wording}{end}", "assistant", True)]
 
 
-@method("tool_use.qta", config=QtaConfig)
+@method("tool_use.qta", config=QtaConfig, limits=DPO)
 def qta(ctx: StageContext) -> Stage:
     """Pairs of wordings behind one question."""
     from core.training.callbacks import say

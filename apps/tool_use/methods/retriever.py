@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from core.config.limits import CONTRASTIVE
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import DataError
@@ -30,7 +31,7 @@ class RetrieverMethod:
     micro: int = key(256, "texts encoded at once; larger batches are encoded twice, exactly", least=1)
 
 
-@method("tool_use.retriever", config=RetrieverMethod)
+@method("tool_use.retriever", config=RetrieverMethod, limits=CONTRASTIVE)
 def retriever(ctx: StageContext) -> Stage:
     """Questions and documents of their right tools."""
     from apps.tool_use.retriever_trainer import RetrieverTrainer, encode_tool_pairs

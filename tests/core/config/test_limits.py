@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 import pytest
 
 from core.config.load import parse_yaml, recipe_from, resolve_stages
-from core.errors import UnsupportedError
+from core.config.registry import METHODS as REGISTERED
+from core.config.registry import app_names, get_app
+from core.errors import ConfigError, UnsupportedError
 
 METHODS = {
     "chat.dpo": ("chat", "preferences"),
@@ -28,7 +33,7 @@ def recipe(method, block=""):
         ("  packing: true", "never share a sequence"),
         ("  streaming: true\ntrain: {max_steps: 3}", "read before training"),
         ("backend: {packed_attention: varlen}", "not packed"),
-        ("train: {label_smoothing: 0.1}", "not over single tokens"),
+        ("train: {label_smoothing: 0.1}", "its loss is TRL's"),
         ("train: {z_loss: 1e-4}", "its loss is TRL's"),
     ],
 )
@@ -92,3 +97,81 @@ def test_what_trl_can_follow_passes(method):
         " optimizer_step: plain, async_input: false, precision: {params: bf16}, offload: {activations: host}}",
     )
     recipe(method, "  packing: false")
+
+
+OWN_LOSS = {
+    "embeddings.stage1": "embedded",
+    "embeddings.graded": "embedded",
+    "embeddings.warm": "embedded",
+    "lm.mlm": "embedded",
+    "tool_use.retriever": "embedded",
+    "tool_use.qta": "embedded",
+    "rtl.itertl": "embedded",
+    "cuda.fsr": "embedded",
+}
+
+
+def of_app(name, block=""):
+    app = name.partition(".")[0]
+    reader = next(iter(get_app(app).readers.names()))
+    head = f"app: {app}\nmodel: {{path: embedded}}\nmethod: {name}\ndata: {{train: [{{reader: {reader}}}]}}\n"
+    raw, places = parse_yaml(head + block, "mine.yaml")
+    return recipe_from(raw, places)
+
+
+def test_every_method_with_a_trainer_of_its_own_says_what_its_loss_cannot_follow():
+    """`lm.pretrain` only guards the usual trainer against spikes; a new method has to join one side or the other."""
+    for app in app_names():
+        get_app(app)
+    found = set()
+    for name in REGISTERED:
+        entry = REGISTERED.get(name)
+        if "trainer=" in inspect.getsource(sys.modules[entry.build.__module__]) and name != "lm.pretrain":
+            found.add(name)
+            keys = {limit.key for limit in entry.limits}
+            assert {"train.label_smoothing", "train.z_loss"} <= keys, name
+    assert found >= set(OWN_LOSS) | set(METHODS)
+
+
+@pytest.mark.parametrize("name", OWN_LOSS)
+@pytest.mark.parametrize("key", ["label_smoothing", "z_loss"])
+def test_a_loss_of_its_own_has_nothing_to_smooth(name, key):
+    with pytest.raises(UnsupportedError, match=rf"{name} cannot follow train\.{key}: ") as caught:
+        of_app(name, f"train: {{{key}: 0.1}}")
+    assert "mine.yaml:5" in caught.value.where and caught.value.hint == "take it out"
+    assert of_app(name, f"train: {{{key}: 0}}").data.packing is False
+
+
+@pytest.mark.parametrize("name", ["embeddings.stage1", "tool_use.retriever"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        "train: {batch: {unit: tokens}}",
+        "train: {batch: {micro: 4}}",
+        "backend: {cross_entropy: fused}",
+        "backend: {kernels: fused}",
+        "backend: {lora: fused}",
+        "backend: {compile: blocks}",
+        "backend: {activation_checkpoint: selective}",
+        "backend: {offload: {activations: host}}",
+        "backend: {precision: {params: bf16}}",
+    ],
+)
+def test_switches_that_a_contrastive_trainer_has_not(name, block):
+    with pytest.raises(UnsupportedError, match=f"{name} cannot follow"):
+        of_app(name, block)
+
+
+def test_candidates_share_no_sequence():
+    with pytest.raises(UnsupportedError, match=r"rtl\.itertl cannot follow data\.packing"):
+        recipe_from({**of_app("rtl.itertl").source.raw, "data": {"train": [{"reader": "embedded"}], "packing": True}})
+
+
+@pytest.mark.parametrize("edit", [{"kind": "prune", "ce": 0}, {"kind": "ast", "ce": 0.0}])
+def test_an_edit_that_gives_the_cross_entropy_no_weight(edit):
+    raw = {**of_app("lm.pretrain").source.raw, "model": {"path": "embedded", "edits": [edit]}}
+    recipe_from(raw)
+    with pytest.raises(ConfigError, match="no weight, and train.z_loss"):
+        recipe_from({**raw, "train": {"z_loss": 1e-4}})
+    raw["model"]["edits"] = [{**edit, "ce": 0.5}]
+    recipe_from({**raw, "train": {"z_loss": 1e-4}})

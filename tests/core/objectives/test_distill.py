@@ -43,7 +43,7 @@ def test_divergence_of_two_tokens_is_the_bernoulli_one():
 
 def test_for_small_logits_the_temperature_cancels():
     torch.manual_seed(0)
-    q, p = (1e-2 * torch.randn(4, 9) for _ in range(2))
+    q, p = (3e-2 * torch.randn(4, 9) for _ in range(2))
     values = [kl_of(q, p, t).item() for t in (1.0, 2.0, 8.0)]
     assert max(values) / min(values) < 1.02
 
@@ -90,6 +90,23 @@ def test_pieces_and_labels_give_the_same_gradient_as_whole_logits():
     (0.3 * ce + 0.7 * kl).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_cross_entropy_is_smoothed_and_its_normaliser_held_as_the_recipe_says(tmp_path):
+    model, ids = llama(), torch.randint(0, 30, (2, 9))
+    shaped = DistillLoss(smoothing=0.2, z_loss=0.3)
+    found = distillation(shaped, model, None, {"input_ids": ids}, ids)["ce"]
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten(), reduction="sum", label_smoothing=0.2)
+    torch.testing.assert_close(found, expected + 0.3 * logits.logsumexp(-1).square().sum())
+
+    from core.config.schema import TrainConfig
+    from core.training.trainer import SupervisedTrainer
+
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    made = distill.distilling(SupervisedTrainer, DistillLoss(ce=0.5, kl=0.5), llama(1))
+    trainer = made(model=model, args=args, train_config=TrainConfig(label_smoothing=0.2, z_loss=0.3))
+    assert (trainer.distill.smoothing, trainer.distill.z_loss, trainer.distill.ce) == (0.2, 0.3, 0.5)
 
 
 class Rows(Dataset):

@@ -7,7 +7,7 @@ import torch
 
 from core.config.load import recipe_from
 from core.config.run_folder import RunFolder
-from core.errors import ConfigError
+from core.errors import ConfigError, UnsupportedError
 from core.inference.load import load_for_serving
 from core.training.masked import corrupt
 from core.training.run import train
@@ -60,10 +60,29 @@ def test_an_encoder_learns_and_is_served(tmp_path, adapters):
     assert "ForMaskedLM" in type(served.get_base_model() if adapters else served).__name__
 
 
+def test_rows_that_all_fill_their_length_come_without_a_mask(tmp_path):
+    from transformers import TrainingArguments
+
+    from core.config.schema import ModelConfig, TrainConfig
+    from core.data.collate import Collator
+    from core.data.encode import Encoded
+    from core.models.load import load_model
+    from core.models.tokenizer import train_bpe
+    from core.training.masked import masked_trainer
+
+    tokenizer = train_bpe(LINES, 300)
+    batch = Collator(0, max_length=16)([Encoded(list(range(5, 21)), list(range(5, 21)))])
+    assert "attention_mask" not in batch
+    trainer = masked_trainer(tokenizer)(
+        model=load_model(ModelConfig(preset="tiny-bert"), tokenizer, seed=3), train_config=TrainConfig(),
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[]),
+    )  # fmt: skip
+    assert trainer.compute_loss(trainer.model, batch).isfinite()
+
+
 def test_mistakes_are_told(tmp_path):
-    run = RunFolder.create(recipe(tmp_path, tmp_path / "packed", packing=True))
-    with pytest.raises(ConfigError, match="share a sequence"):
-        train(run.recipe(), run)
+    with pytest.raises(UnsupportedError, match="share a sequence"):
+        recipe(tmp_path, tmp_path / "packed", packing=True)
     run = RunFolder.create(recipe(tmp_path, tmp_path / "causal", preset="tiny"))
     with pytest.raises(ConfigError, match="cannot fill in"):
         train(run.recipe(), run)
