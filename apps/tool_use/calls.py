@@ -12,15 +12,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from apps.tool_use.spec import ToolSpec
 from core.errors import ConfigError, nearest
 
 FORMATS = ("json", "hermes", "python")
+TRIES = 300
+"""Brackets at which calls are looked for in prose."""
 _FENCE = re.compile(r"```(?:json|python|tool_code)?\s*\n?(.*?)```", re.S)
 _LIST = re.compile(r"^\s*\[|\[(?=[A-Za-z_])", re.M)
-_TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,13 @@ def parse(text: str, form: str = "json") -> Parsed:
     """The calls in a text; none when it holds no call."""
     check_format(form)
     if form == "hermes":
-        found = _TAGGED.findall(text)
-        parsed = Parsed([], _TAGGED.sub("", text).strip())
-        for inner in found:
-            _read_json(inner, parsed)
+        before, *tagged = text.split("<tool_call>")
+        pieces = [piece.partition("</tool_call>") for piece in tagged]
+        left = "".join(after if closed else f"<tool_call>{inner}" for inner, closed, after in pieces)
+        parsed = Parsed([], f"{before}{left}".strip())
+        for inner, closed, _ in pieces:
+            if closed:
+                _read_json(inner, parsed)
         return parsed
     inner = _FENCE.search(text)
     body = (inner[1] if inner else text).strip()
@@ -96,15 +101,22 @@ def parse(text: str, form: str = "json") -> Parsed:
 
 def _read_json(text: str, parsed: Parsed) -> None:
     """The first JSON list or object of objects in the text; what stands around it is left over."""
-    value, problem = None, None
+    value, problem, start, end = None, None, 0, 0
     if text.strip() == "[]":
         return
-    for found in re.finditer(r"[\[{]", text):
+    decoder = json.JSONDecoder()
+    for found in islice(re.finditer(r"[\[{]", text), TRIES):
         start = found.start()
         try:
-            value, end = json.JSONDecoder().raw_decode(text[start:])
+            value, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            problem = problem or f"not JSON: {error.msg} at {start + error.pos}"
+            problem = problem or f"not JSON: {error.msg} at {error.pos}"
+            continue
+        except RecursionError:
+            problem = "not JSON that can be read: nested too deep"
+            break
+        except ValueError as error:
+            problem = problem or f"not JSON that can be read: {error}"
             continue
         if isinstance(value, dict) or (value and all(isinstance(item, dict) for item in value)):
             break
@@ -114,20 +126,34 @@ def _read_json(text: str, parsed: Parsed) -> None:
             parsed.notes.append(problem)
         parsed.rest = f"{parsed.rest} {text}".strip()
         return
-    parsed.rest = " ".join(filter(None, [parsed.rest, text[:start].strip(), text[start + end :].strip()]))
+    parsed.rest = " ".join(filter(None, [parsed.rest, text[:start].strip(), text[end:].strip()]))
     for item in value if isinstance(value, list) else [value]:
-        name = item.get("name") if isinstance(item, dict) else None
-        arguments = item.get("arguments", item.get("parameters", {})) if isinstance(item, dict) else None
-        if isinstance(arguments, str):
-            parsed.notes.append("arguments were a text that holds JSON")
-            try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
-                arguments = None
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            parsed.notes.append(f"no call: {json.dumps(item, ensure_ascii=False)[:80]}")
-            continue
+        _read_call(item, parsed)
+
+
+def _read_call(item: Any, parsed: Parsed) -> None:
+    """A call from {"name", "arguments"}, or a note of what is none."""
+    name = item.get("name") if isinstance(item, dict) else None
+    arguments = item.get("arguments", item.get("parameters", {})) if isinstance(item, dict) else None
+    if isinstance(arguments, str):
+        parsed.notes.append("arguments were a text that holds JSON")
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+    if isinstance(name, str) and isinstance(arguments, dict) and is_text(json.dumps(item, ensure_ascii=False)):
         parsed.calls.append(Call(name, arguments))
+    else:
+        parsed.notes.append(f"no call: {json.dumps(item)[:80]}")
+
+
+def is_text(text: str) -> bool:
+    """Whether the text has only characters that UTF-8 writes; half of an escaped pair ("\\ud83d") is none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_python(text: str, parsed: Parsed) -> None:
@@ -135,7 +161,8 @@ def _read_python(text: str, parsed: Parsed) -> None:
     listed, problem = _expression(text if text.startswith("[") else f"[{text}]")
     if not _has_calls_alone(listed):
         end = text.rfind("]") + 1
-        for start in [found.end() - 1 for found in _LIST.finditer(text)]:
+        for found in islice(_LIST.finditer(text, 0, end), TRIES):
+            start = found.end() - 1
             inner, _ = _expression(text[start:end])
             if _has_calls_alone(inner):
                 listed = inner
@@ -145,21 +172,30 @@ def _read_python(text: str, parsed: Parsed) -> None:
         parsed.notes.append(f"not Python: {problem}")
         return
     for node in listed.elts if isinstance(listed, ast.List) else [listed]:
-        if not isinstance(node, ast.Call) or node.args:
-            parsed.notes.append(f"no call with named arguments: {ast.unparse(node)[:80]}")
-            continue
-        arguments = {}
-        for keyword in node.keywords:
-            try:
-                value = ast.literal_eval(keyword.value)
-            except ValueError:
-                value = ast.unparse(keyword.value)
-                parsed.notes.append(f"'{keyword.arg or value}' is no literal")
-            if keyword.arg is not None:
-                arguments[keyword.arg] = value
-            elif isinstance(value, dict):
-                arguments.update({str(name): inner for name, inner in value.items()})
-        parsed.calls.append(Call(ast.unparse(node.func), arguments))
+        try:
+            _read_node(node, parsed)
+        except RecursionError:
+            parsed.notes.append("no call that can be read: nested too deep")
+
+
+def _read_node(node: ast.expr, parsed: Parsed) -> None:
+    """A call with named arguments, or a note of what is none."""
+    if not isinstance(node, ast.Call) or node.args:
+        parsed.notes.append(f"no call with named arguments: {ast.unparse(node)[:80]}")
+        return
+    arguments = {}
+    for keyword in node.keywords:
+        try:
+            value = ast.literal_eval(keyword.value)
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except (ValueError, TypeError):
+            value = ast.unparse(keyword.value)
+            parsed.notes.append(f"'{keyword.arg or value}' is no literal")
+        if keyword.arg is not None:
+            arguments[keyword.arg] = value
+        elif isinstance(value, dict):
+            arguments.update({str(name): inner for name, inner in value.items()})
+    parsed.calls.append(Call(ast.unparse(node.func), arguments))
 
 
 def _has_calls_alone(node: ast.expr | None) -> bool:
@@ -170,7 +206,7 @@ def _expression(text: str) -> tuple[ast.expr | None, Exception | None]:
     """What a text says in Python, or why it says nothing."""
     try:
         return ast.parse(text.strip(), mode="eval").body, None
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return None, error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import jsonschema
 import numpy as np
@@ -227,3 +228,36 @@ def test_what_is_learnt_is_the_calls_and_their_end(template, form):
     lead, end = ENDS[template]
     assert learnt == f"{lead}{render(calls, form)}{end}{tokenizer.eos_token}"
     assert given == row[0].text and "a was said" in given
+
+
+@pytest.mark.parametrize("form", ["json", "hermes", "python"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 50_000,
+        '{"a":' * 50_000,
+        "[" * 3000 + "]" * 3000,
+        '[{"name": "f", "arguments": {"x": ' + "1" * 5000 + "}}]",
+        '[{"name": "f", "arguments": {"x": "\\ud83d"}}]',
+        "[f(x=" + "1" * 5000 + ")]",
+        "[f(x=" + "-" * 5000 + "1)]",
+        "f(" * 300 + ")" * 300,
+        "a [ b { c " * 200_000,
+        "<tool_call>" * 50_000,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_rubbish_is_no_call_and_soon_read(form, text):
+    start = time.perf_counter()
+    text = text if form != "hermes" or "<" in text else f"<tool_call>{text}</tool_call>"
+    parsed = parse(text, form)
+    assert parsed.calls == []
+    assert parsed.notes or parsed.rest
+    assert time.perf_counter() - start < 20
+
+
+def test_values_that_json_has_not_are_told_and_stay_text():
+    (call,) = (parsed := parse("[f(a={1}, b=b'x', c=..., d={(1,): 2}, e={[]: 1}, g=(1, 2))]", "python")).calls
+    assert len(parsed.notes) == 5
+    assert json.dumps(dict(call.arguments))
+    assert call.arguments["g"] == (1, 2) and call.arguments["a"] == "{1}"
