@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bar import ROOT
+from benchmarks.domains import model_path
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,27 @@ class Scale:
     held_out: int = 96
 
 
-QUICK = Scale(128, 4, 8)
+QUICK, SMALL = Scale(128, 4, 8), Scale(128, 4, 32)
 SEEDS = (0, 1, 2)
+SMALL_STEPS = 250
+
+
+def sizes(quick: bool, steps: int, quick_steps: int) -> dict[str, Any]:
+    """How large a comparison is, as `compare` takes it; without a GPU the model and its batches are smaller.
+
+    Args:
+        steps: of the full form on a GPU. quick_steps: of the quick form, which has one seed.
+    """
+    import torch
+
+    small = quick or not torch.cuda.is_available()
+    return {
+        "model": model_path("tiny-7m" if small else "small-22m"),
+        "steps": quick_steps if quick else min(steps, SMALL_STEPS) if small else steps,
+        "seeds": SEEDS[:1] if quick else SEEDS,
+        "scale": QUICK if quick else SMALL if small else Scale(),
+        "workers": default_workers(),
+    }
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,8 @@ def compare(
         choose: `(arm, {rate: run}, what was found so far) -> rate`; by default the least loss on new text.
 
     Returns:
-        {"base": {A, B}, "start": {A, B}, "arms": {name: {rate, trainable, search: {rate: run}, runs: [one a seed]}}};
+        {"base": {A, B}, "start": {A, B}, "sizes": {model, steps, tokens a step}, "arms": {name: {rate, trainable,
+        search: {rate: run}, runs: [one a seed]}}};
         a run is {A, B, seconds, …}, with A the loss on known text and B on held-out text of the part, in nats a token.
     """
     common = {"model": model, "steps": steps, "part": part, "scale": dataclasses.astuple(scale)}
@@ -88,7 +109,8 @@ def compare(
     with Workers(work, min(workers, len(jobs))) as pool:
         first = pool.run([*jobs, *untrained])
         searched, before = first[: len(jobs)], [{"A": run["A"], "B": run["B"]} for run in first[len(jobs) :]]
-        out: dict[str, Any] = {"base": before[0], "start": before[1], "arms": {}}
+        shape = {"model": Path(model).name, "steps": steps, "tokens a step": scale.size * scale.batch}
+        out: dict[str, Any] = {"base": before[0], "start": before[1], "sizes": shape, "arms": {}}
         further = []
         for arm in arms:
             tried = {job["rate"]: run for job, run in zip(jobs, searched) if job["arm"] == arm.name}
@@ -148,6 +170,7 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
     arms = found["arms"]
     return {
         "seeds": seeds_run(found),
+        "sizes": found.get("sizes"),
         "trainable": {name: arm["trainable"] for name, arm in arms.items()},
         "rates": {name: arm["rate"] for name, arm in arms.items()},
         "base": found["base"],
@@ -168,7 +191,8 @@ class Workers:
     def __init__(self, work: Path, count: int) -> None:
         work.mkdir(parents=True, exist_ok=True)
         self.logs = [work / f"worker-{number}.log" for number in range(count)]
-        environment = {"OMP_NUM_THREADS": "1" if count > 1 else "2", **os.environ}
+        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.arms"], cwd=ROOT, env=environment, text=True,
@@ -307,10 +331,11 @@ def loss(model: Any, rows: list[list[int]], device: str) -> float:
 
 
 def default_workers() -> int:
-    """Processes at a time: a GPU takes several small runs, a CPU one."""
+    """Processes at a time: a GPU takes several small runs, a CPU one a core."""
     import torch
 
-    return max(1, min(14, len(os.sched_getaffinity(0)) - 1)) if torch.cuda.is_available() else 1
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(14, cores - 1)) if torch.cuda.is_available() else cores
 
 
 def main() -> None:

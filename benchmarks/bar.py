@@ -61,6 +61,7 @@ class Bar:
     Args:
         id: "<area>.<name>". title: one line. unit: of the value. target: the promise, in words.
         needs: cpu or gpu. minutes: of the full form.
+        small: minutes of a smaller form for a CPU, for GPU bars that have one.
         measure: does it.
         judge: decides again on a result, for bars whose peers are measured by several commands.
     """
@@ -73,6 +74,7 @@ class Bar:
     minutes: float
     measure: Callable[[Setting], Measured]
     judge: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    small: float | None = None
 
 
 def load_bars() -> dict[str, Bar]:

@@ -34,16 +34,23 @@ def run_bar(
     results: Path = RESULTS,
     repeats: int | None = None,
     peers: tuple[str, ...] | None = None,
+    small: bool = False,
 ) -> dict[str, Any]:
     """Measure `bar`, or fetch its stored result when it needs a GPU that is not here.
 
     A comparison with `peers` of the caller's choice is stored under their names, beside the bar's own.
 
+    Args:
+        small: measure a GPU bar without one, in the form for a CPU; stored as the bar's `.cpu`.
+
     Returns:
         {id, value, unit, target, pass, baseline, chance, device, versions, command, seconds, status, …}; status is
         measured, stored or unavailable.
     """
-    if bar.needs == "gpu" and not has_gpu():
+    small = small and bar.needs == "gpu" and not has_gpu()
+    if small and bar.small is None:
+        return _result(bar, status="unavailable", reason="it has no form for a CPU", quick=quick)
+    if bar.needs == "gpu" and not has_gpu() and not small:
         return stored(bar, results)
     work = WORK / bar.id
     shutil.rmtree(work, ignore_errors=True)
@@ -61,32 +68,34 @@ def run_bar(
         chance=found.chance,
         seconds=round(time.perf_counter() - start, 1),
         status="measured",
-        command=_command(bar, quick, repeats, peers),
+        command=_command(bar, quick, repeats, peers, small),
         quick=quick,
         details=found.details,
     )
     if bar.judge is not None:
         result = bar.judge(result)
     if not quick and (save or bar.needs == "gpu"):
-        write_json(results / f"{stored_as(bar, peers)}.json", result)
+        write_json(results / f"{stored_as(bar, peers, small)}.json", result)
     return result
 
 
-def stored_as(bar: Bar, peers: tuple[str, ...] | None = None) -> str:
+def stored_as(bar: Bar, peers: tuple[str, ...] | None = None, small: bool = False) -> str:
     """Name of a result's file, without its ending: the id, and the peers where they are not the bar's own."""
-    return ".".join([bar.id, *("-".join(re.findall(r"\w+", peer)) for peer in peers or ())])
+    return ".".join([bar.id, *("-".join(re.findall(r"\w+", peer)) for peer in peers or ()), *["cpu"] * small])
 
 
-def _command(bar: Bar, quick: bool, repeats: int | None, peers: tuple[str, ...] | None) -> str:
-    given = ["--quick"] * quick
+def _command(bar: Bar, quick: bool, repeats: int | None, peers: tuple[str, ...] | None, small: bool) -> str:
+    given = ["--quick"] * quick + ["--small"] * small
     given += [f"--repeats {repeats}"] if repeats else []
     given += [f"--peers {shlex.quote(','.join(peers))}"] if peers else []
     return " ".join([f"python -m benchmarks run {bar.id}", *given])
 
 
 def stored(bar: Bar, results: Path = RESULTS) -> dict[str, Any]:
-    """The result in `results/`, marked as stored; unavailable when there is none."""
+    """The result in `results/`, a GPU's before a CPU's, marked as stored; unavailable when none is there."""
     path = results / f"{bar.id}.json"
+    if not path.is_file():
+        path = results / f"{stored_as(bar, small=True)}.json"
     if not path.is_file():
         return _result(bar, status="unavailable", reason="needs a GPU, there is none here and no result is stored")
     result = read_json(path)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, forgetting, gain, summary, verdict
+from benchmarks.arms import Arm, compare, forgetting, gain, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path, new
+from benchmarks.domains import known, new
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 STEPS = 300
@@ -36,11 +36,7 @@ def measure(setting: Setting) -> Measured:
     found = compare(
         arms((3e-3,), small=True) if quick else arms(),
         setting.work,
-        model=model_path("tiny-7m" if quick else "small-22m"),
-        steps=30 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **sizes(quick, STEPS, 30),
     )
     return judged(found)
 
@@ -76,4 +72,5 @@ BAR = Bar(
     "gpu",
     3,
     measure,
+    small=45,
 )

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, perplexity, summary, verdict
+from benchmarks.arms import Arm, compare, perplexity, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path
+from benchmarks.domains import known
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 STEPS, MOST, MOST_FLIPS = 500, 0.5, 0.001
@@ -45,15 +45,12 @@ def arms(rates: tuple[float, ...] = RATES, steps: int = STEPS) -> list[Arm]:
 
 
 def measure(setting: Setting) -> Measured:
-    quick = setting.quick
+    size = sizes(setting.quick, STEPS, 20)
+    brief = [arm for arm in arms((1e-4,), 20) if arm.name in ("ast", "dense", "static")]
     found = compare(
-        [arm for arm in arms((1e-4,), 20) if arm.name in ("ast", "dense", "static")] if quick else arms(),
+        brief if setting.quick else arms(steps=size["steps"]),
         setting.work,
-        model=model_path("tiny-7m" if quick else "small-22m"),
-        steps=20 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **size,
         part="known",
         start=(FIXED,),
     )
@@ -91,4 +88,5 @@ BAR = Bar(
     "gpu",
     5,
     measure,
+    small=60,
 )

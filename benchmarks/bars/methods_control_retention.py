@@ -11,20 +11,17 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.arms import (
-    QUICK,
-    SEEDS,
     Arm,
-    Scale,
     compare,
-    default_workers,
     forgetting,
     gain,
     least_loss,
+    sizes,
     summary,
     verdict,
 )
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path, new
+from benchmarks.domains import known, new
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 STEPS = 300
@@ -46,11 +43,7 @@ def measure(setting: Setting) -> Measured:
     found = compare(
         arms((1e-3,)) if quick else arms(),
         setting.work,
-        model=model_path("tiny-7m" if quick else "small-22m"),
-        steps=12 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **sizes(quick, STEPS, 12),
         choose=choose,
     )
     return judged(found)
@@ -103,4 +96,5 @@ BAR = Bar(
     "gpu",
     3,
     measure,
+    small=45,
 )

@@ -11,9 +11,9 @@ import random
 import statistics
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, forgetting, gain, summary, verdict
+from benchmarks.arms import Arm, compare, forgetting, gain, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path, new
+from benchmarks.domains import known, new
 
 RATES = (3e-4, 1e-3, 3e-3)
 SHAPE = (4, 128)
@@ -103,11 +103,7 @@ def measure(setting: Setting) -> Measured:
     found = compare(
         arms((1e-3,), 5)[:3] if quick else arms(),
         setting.work,
-        model=model_path("tiny-7m" if quick else "small-22m"),
-        steps=10 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **sizes(quick, STEPS, 10),
     )
     return judged(found)
 
@@ -144,4 +140,5 @@ BAR = Bar(
     "gpu",
     5,
     measure,
+    small=45,
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, forgetting, gain, summary, verdict
+from benchmarks.arms import Arm, compare, forgetting, gain, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path, new
+from benchmarks.domains import known, new
 
 RATES = (1e-3, 3e-3, 1e-2)
 STEPS, RANK = 300, 16
@@ -51,17 +51,12 @@ def arms(path: str, rates: tuple[float, ...] = RATES, rank: int = RANK, **moving
 
 
 def measure(setting: Setting) -> Measured:
-    quick = setting.quick
-    path = model_path("tiny-7m" if quick else "small-22m")
+    size = sizes(setting.quick, STEPS, 8)
     short: dict[str, Any] = {"reselection_steps": 4, "accumulation_steps": 2}
     found = compare(
-        arms(path, (1e-3,), 4, **short) if quick else arms(path),
+        arms(size["model"], (1e-3,), 4, **short) if setting.quick else arms(size["model"]),
         setting.work,
-        model=path,
-        steps=8 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **size,
     )
     return judged(found)
 
@@ -94,4 +89,5 @@ BAR = Bar(
     "gpu",
     5,
     measure,
+    small=60,
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, perplexity, summary, verdict
+from benchmarks.arms import Arm, compare, perplexity, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path
+from benchmarks.domains import known
 
 RATES = (1e-4, 3e-4, 1e-3)
 STEPS, MOST = 500, 0.5
@@ -33,11 +33,7 @@ def measure(setting: Setting) -> Measured:
     found = compare(
         arms((3e-4,)) if quick else arms(),
         setting.work,
-        model=model_path("tiny-7m" if quick else "small-22m"),
-        steps=10 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=QUICK if quick else Scale(),
+        **sizes(quick, STEPS, 10),
         part="known",
         start=(PRUNED,),
     )
@@ -73,4 +69,5 @@ BAR = Bar(
     "gpu",
     5,
     measure,
+    small=60,
 )

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from benchmarks.arms import QUICK, SEEDS, Arm, Scale, compare, default_workers, evaluation, gain, loss, summary, verdict
+from benchmarks.arms import Arm, Scale, compare, evaluation, gain, loss, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
-from benchmarks.domains import known, model_path
+from benchmarks.domains import known
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 STEPS, ERR = 500, 0.5
@@ -86,18 +86,12 @@ def arms(rates: tuple[float, ...] = RATES) -> list[Arm]:
 def measure(setting: Setting) -> Measured:
     import torch
 
-    quick = setting.quick
-    path = model_path("tiny-7m" if quick else "small-22m")
-    scale = QUICK if quick else Scale()
-    shot = one_shot(path, scale, "cuda" if torch.cuda.is_available() else "cpu")
+    size = sizes(setting.quick, STEPS, 10)
+    shot = one_shot(size["model"], size["scale"], "cuda" if torch.cuda.is_available() else "cpu")
     found = compare(
-        arms((1e-4,)) if quick else arms(),
+        arms((1e-4,)) if setting.quick else arms(),
         setting.work,
-        model=path,
-        steps=10 if quick else STEPS,
-        seeds=SEEDS[:1] if quick else SEEDS,
-        workers=default_workers(),
-        scale=scale,
+        **size,
         part="known",
         start=({"kind": "welore", "err": ERR},),
     )
@@ -131,4 +125,5 @@ BAR = Bar(
     "gpu",
     4,
     measure,
+    small=30,
 )

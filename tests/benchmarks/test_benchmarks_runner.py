@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -72,6 +73,20 @@ def test_gpu_result_is_stored_and_shown_elsewhere(work, monkeypatch):
     found = runner.run_bar(bar(never, "gpu"), results=work)
     assert (found["status"], found["value"], found["pass"]) == ("stored", 2, False)
     assert "stored result" in runner.show(found) and runner.exit_code([found]) == 1
+
+
+def test_without_a_gpu_the_small_form_is_measured_where_there_is_one(work, monkeypatch):
+    monkeypatch.setattr(runner, "has_gpu", lambda: False)
+    assert runner.run_bar(bar(of(5), "gpu"), results=work, small=True)["reason"] == "it has no form for a CPU"
+    small = dataclasses.replace(bar(of(5), "gpu"), small=1)
+    assert runner.run_bar(small, results=work)["status"] == "unavailable"
+    assert runner.run_bar(small, results=work, small=True)["command"].endswith("fake.F1 --small")
+    assert [path.name for path in work.glob("*.json")] == ["fake.F1.cpu.json"]
+    assert runner.run_bar(small, results=work)["status"] == "stored", "better than none"
+    monkeypatch.setattr(runner, "has_gpu", lambda: True)
+    runner.run_bar(dataclasses.replace(small, measure=of(2)), results=work, small=True)
+    monkeypatch.setattr(runner, "has_gpu", lambda: False)
+    assert runner.run_bar(small, results=work)["value"] == 2, "a GPU's result goes first"
 
 
 def test_judge_decides_again_on_a_stored_result(work, monkeypatch):
