@@ -89,9 +89,9 @@ def parse(text: str, form: str = "json") -> Parsed:
             if closed:
                 _read_json(inner, parsed)
         return parsed
-    inner = _FENCE.search(text)
-    body = (inner[1] if inner else text).strip()
-    parsed = Parsed([], _FENCE.sub("", text).strip() if inner else "")
+    fenced = _FENCE.search(text)
+    body = (fenced[1] if fenced else text).strip()
+    parsed = Parsed([], _FENCE.sub("", text).strip() if fenced else "")
     if form == "python":
         _read_python(body, parsed)
     else:

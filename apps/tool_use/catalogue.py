@@ -19,7 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from apps.tool_use.spec import ToolSpec, as_spec, from_bfcl, from_openapi, from_toolbench
+from apps.tool_use.openapi import document_of, from_openapi
+from apps.tool_use.spec import ToolSpec, as_spec, from_bfcl, from_toolbench
 from core.config.registry import Registry
 from core.data.reading import required
 from core.data.rows import BadRows, jsonl
@@ -95,16 +96,18 @@ class Catalogue:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Catalogue:
-        """From a JSON list, JSONL, or an OpenAPI 3 document. Raises `DataError` for anything else."""
+        """From a JSON list, JSONL, or OpenAPI 3 in JSON or YAML. Raises `DataError` for anything else."""
         file = required(path)
         if file.suffix == ".jsonl":
             return cls(_with_category(row) for _, row in jsonl(file, BadRows("raise")))
         try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            value = document_of(file.read_text(encoding="utf-8"))
+            if isinstance(value, Mapping) and {"openapi", "swagger"} & set(value):
+                return cls(from_openapi(value))
+        except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"no catalogue: {error}", file=file, hint="a JSON list of tools, or JSONL") from error
-        if isinstance(value, Mapping) and "openapi" in value:
-            return cls(from_openapi(value))
+        except DataError as error:
+            raise DataError(error.what, file=file, line=error.line, field=error.field, hint=error.hint) from error
         if not isinstance(value, list):
             raise DataError("a catalogue is a list of tools", file=file, got=type(value).__name__)
         return cls(map(_with_category, value))

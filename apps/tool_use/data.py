@@ -11,8 +11,9 @@ from typing import Any
 
 from apps.tool_use.calls import Call
 from apps.tool_use.executed import BFCL_MODULES, Episode
+from apps.tool_use.openapi import from_openapi
 from apps.tool_use.schema import problem
-from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat, from_openapi
+from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat
 from core.config.registry import Registry
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError

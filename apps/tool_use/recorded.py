@@ -14,8 +14,8 @@ from typing import Any
 
 from apps.tool_use import samples
 from apps.tool_use.executors import Sandboxed
+from apps.tool_use.functions import from_function
 from apps.tool_use.methods.latm import Example
-from apps.tool_use.spec import from_function
 from core.errors import BackendUnavailable
 from core.inference.engines.script import ScriptEngine
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from apps.tool_use.executors.observation import FAILED, TIMEOUT, Executor, Failure
-from apps.tool_use.spec import ToolSpec, from_function
+from apps.tool_use.functions import from_function
+from apps.tool_use.spec import ToolSpec
 from core.errors import ConfigError, SandboxError
 
 
@@ -38,8 +41,14 @@ class Local(Executor):
                 hint="trusted=True when they are your own; Sandboxed(source, tools) for anything else",
             )
         self.timeout_s = timeout_s
-        self.functions: Mapping[str, Callable[..., Any]] = {function.__name__: function for function in functions}
         super().__init__(tools if tools is not None else [from_function(f) for f in functions], **options)
+        self.functions: dict[str, Callable[..., Any]] = {}
+        for function in functions:
+            name = getattr(function, "__name__", "")
+            if not name or name in self.functions:
+                what = f"two functions are called '{name}'" if name else f"{function!r} has no name"
+                raise ConfigError(what, where="Local", hint="give each its own, with def")
+            self.functions[name] = function
         for tool in self.tools:
             if tool.name not in self.functions:
                 raise ConfigError(f"no function is called '{tool.name}'", where="Local", hint="give one for each tool")
@@ -49,8 +58,10 @@ class Local(Executor):
 
         def work() -> None:
             try:
-                found.append((True, json.loads(json.dumps(self.functions[tool.name](**arguments)))))
-            except Exception as error:
+                value = self.functions[tool.name](**arguments)
+                value = asyncio.run(value) if inspect.iscoroutine(value) else value
+                found.append((True, json.loads(json.dumps(value))))
+            except BaseException as error:  # noqa: BLE001  a tool that calls exit() ends its call, not the strategy
                 found.append((False, f"{type(error).__name__}: {error}"))
 
         thread = threading.Thread(target=work, daemon=True)

@@ -86,6 +86,7 @@ class Executor:
         """The observation of a call; a failure is one too."""
         start = time.perf_counter()
         text, status = self._observed(call)
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
         shown, cut = text[: self.longest], max(0, len(text) - self.longest)
         return Observation(shown, status, time.perf_counter() - start, cut)
 

@@ -57,6 +57,26 @@ def test_functions_of_this_process_run_only_when_declared_as_trusted():
     assert word(late) == "timeout" and late.seconds < 2
 
 
+def test_a_trusted_function_may_exit_or_wait_and_half_a_character_is_shown_escaped():
+    def leaves() -> int:
+        raise SystemExit(3)
+
+    async def waits(x: int) -> int:
+        return x + 1
+
+    def halves() -> str:
+        return "a\ud83d"
+
+    executor = Local([leaves, waits, halves], trusted=True, timeout_s=5)
+    left = executor.run(Call("leaves"))
+    assert word(left) == "the request failed" and left.text == "SystemExit: 3" and left.seconds < 4
+    assert executor.run(Call("waits", {"x": 1})).text == "2"
+    assert executor.run(Call("halves")).text == "a\\ud83d"
+    for functions, part in (([leaves, leaves], "two functions"), ([lambda: 1], "no function|two tools")):
+        with pytest.raises((ConfigError, DataError), match=part):
+            Local(functions, trusted=True, tools=[ToolSpec("leaves", "", {})])
+
+
 def test_calls_made_at_once_keep_their_order_and_overlap():
     executor = Local([sleep, add], trusted=True)
     start = time.perf_counter()
@@ -151,6 +171,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.path.startswith("/slow"):
             time.sleep(1.5)
             self.answer({})
+        elif self.path.startswith("/drip"):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(40):
+                try:
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+                except OSError:
+                    return
         else:
             self.answer({"path": self.path, "key": self.headers.get("X-Key"), "trace": self.headers.get("trace")})
 
@@ -182,6 +211,10 @@ def server(request):
 
 def parameter(name, place, **schema):
     return {"name": name, "in": place, "schema": schema or {"type": "string"}}
+
+
+def json_body(schema):
+    return {"content": {"application/json": {"schema": schema}}}
 
 
 DOCUMENT = {
@@ -240,6 +273,38 @@ def test_only_named_hosts_are_reached(server):
         Http(DOCUMENT, allow=[server])
     away = Http(DOCUMENT, base=f"http://{server}", allow=[server]).run(Call("away"))
     assert word(away) == "the request failed" and "'example.invalid' is not allowed" in away.text
+
+
+def test_an_argument_may_stand_in_two_places_in_a_cookie_or_be_the_body(server):
+    paths = {
+        "/two/{id}": {"post": {"operationId": "two", "parameters": [parameter("id", "path"), parameter("c", "cookie")],
+                               "requestBody": json_body({"properties": {"id": {"type": "string"}}})}},
+        "/list": {"post": {"operationId": "list", "requestBody": json_body({"type": "array"})}},
+        "/form": {"post": {"operationId": "form", "requestBody": {"content": {"multipart/form-data": {
+            "schema": {"properties": {"a": {"type": "string"}}}}}}}},
+        "/odd path": {"get": {"operationId": "odd"}},
+    }  # fmt: skip
+    executor = Http({"paths": paths}, base=f"http://{server}", allow=[server])
+    assert json.loads(executor.run(Call("two", {"id": "7"})).text) == {"path": "/two/7", "body": {"id": "7"}}
+    assert executor.request(executor.tools[0], {"id": "7", "c": "a; b"}).get_header("Cookie") == "c=a%3B%20b"
+    assert json.loads(executor.run(Call("list", {"body": [1]})).text) == {"path": "/list", "body": [1]}
+    for call, part in (
+        (Call("two", {"id": ".."}), "no part of a path"),
+        (Call("form", {"a": "x"}), "multipart/form-data is not sent"),
+        (Call("odd"), "The request failed"),
+    ):
+        assert part in executor.run(call).text
+    with pytest.raises(ConfigError, match="list of hosts"):
+        Http({"paths": paths}, base=f"http://{server}", allow=server)
+    with pytest.raises(ConfigError, match="no address"):
+        Http({"paths": paths}, base="http://[::1", allow=["a"])
+
+
+def test_an_answer_that_drips_ends_with_the_time_of_the_call(server):
+    start = time.perf_counter()
+    drip = {"paths": {"/drip": {"get": {"operationId": "drip"}}}}
+    assert word(Http(drip, base=f"http://{server}", allow=[server], timeout_s=0.5).run(Call("drip"))) == "timeout"
+    assert time.perf_counter() - start < 3
 
 
 def test_a_slow_or_absent_service_is_observed(server):

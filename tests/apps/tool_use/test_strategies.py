@@ -12,10 +12,10 @@ from apps.tool_use.calls import Call
 from apps.tool_use.data import ToolExample
 from apps.tool_use.executors import Local, Recording, Replay
 from apps.tool_use.executors.observation import Executor
+from apps.tool_use.functions import from_function
 from apps.tool_use.methods.dfsdt import diversity
 from apps.tool_use.pipeline import FunctionCallPipeline, ToolUseConfig, ToolUsePipeline
 from apps.tool_use.session import FINISH
-from apps.tool_use.spec import from_function
 from apps.tool_use.trace import Node, Trace, node_from
 from benchmarks.tool_scenarios import SCENARIOS, Scenario, run, say, work
 from core.config.schema import ModelConfig

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any, Literal
 
 import pytest
 
+from apps.tool_use.functions import from_function
+from apps.tool_use.openapi import from_openapi
+from apps.tool_use.schema import check_schema, problem
 from apps.tool_use.spec import (
+    as_spec,
     check_tools,
     from_bfcl,
     from_chat,
-    from_function,
-    from_openapi,
     from_toolbench,
     python_type,
 )
@@ -49,9 +53,39 @@ def test_functions_that_cannot_be_described():
     def odd(x: complex):
         return x
 
-    for function, part in ((untyped, "no type"), (starred, r"\*args"), (odd, "no JSON form")):
+    def placed(x: int, /):
+        return x
+
+    def unknown(x: Nowhere):  # noqa: F821
+        return x
+
+    def keyed(x: dict[int, str]):
+        return x
+
+    for function, part in (
+        (untyped, "no type"),
+        (starred, r"\*args"),
+        (odd, "no JSON form"),
+        (placed, "by its place"),
+        (unknown, "Nowhere"),
+        (keyed, "no texts"),
+        (lambda x: x, "has none"),
+        (partial(book, "Rome"), "has none"),
+        (min, "cannot be read"),
+    ):
         with pytest.raises(AppInputError, match=part):
-            from_function(function)
+            as_spec(function)
+
+
+def test_pairs_are_pairs_and_a_default_that_json_has_not_is_left_out():
+    def place(at: tuple[int, str], marks: tuple[int, ...] = (), key: Any = book):
+        return at
+
+    spec = from_function(place)
+    check_schema(spec)
+    assert problem(spec, {"at": [1, "a"]}) is None and problem(spec, {"at": [1, 2]}) and problem(spec, {"at": [1]})
+    assert spec.properties["marks"]["items"] == {"type": "integer"} and "default" not in spec.properties["key"]
+    assert json.dumps(spec.to_chat())
 
 
 def test_the_leaderboards_types_go_both_ways():
@@ -104,8 +138,22 @@ def test_openapi_operations():
         from_openapi({})
 
 
+def test_schemas_under_the_words_of_other_protocols():
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}}
+    for word in ("parameters", "input_schema", "inputSchema"):
+        assert from_chat({"name": "f", word: schema}).parameters == schema
+
+
 def test_tools_that_are_none():
-    for entry, part in (({}, "has a name"), ({"name": "f", "parameters": {"type": "string"}}, "schema of an object")):
+    for entry, part in (
+        ({}, "has a name"),
+        ({"name": " "}, "has a name"),
+        ({"name": "f", "parameters": {"type": "string"}}, "schema of an object"),
+        ({"name": "f", "parameters": {"city": {"type": "string"}}}, "without a schema of an object"),
+        ({"name": "f", "parameters": {"properties": ["x"]}}, "properties are an object"),
+        ({"name": "f", "parameters": {"type": "object", "required": "x"}}, "required is a list"),
+        ({"name": "\ud83d"}, "no text form"),
+    ):
         with pytest.raises(DataError, match=part):
             from_chat(entry)
     with pytest.raises(DataError, match="two tools are called 'f'"):
