@@ -24,6 +24,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_t
 from peft.utils import resolve_quantization_backend
 from torch import nn
 
+from core.adapters.attach import closest_targets
 from core.errors import ConfigError, MergeError, UnsupportedModelError, nearest
 from core.models.linear import dense_weight, features, is_linear_like, set_dense_weight
 from core.models.peft_registry import peft_type, register_method
@@ -168,16 +169,16 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         if not names:
             return
         base = self.get_base_layer()
-        stored, bias = self._base_weight(), getattr(base, "bias", None)
-        self._before_merge = (stored.detach().clone(), None if bias is None else bias.detach().clone())
-        weight = stored.float()
-        bias = None if bias is None else bias.float()
-        merged, shift = weight, bias
+        stored, bias = self._before_merge or (self._base_weight(), getattr(base, "bias", None))
+        before = (stored.detach().clone(), None if bias is None else bias.detach().clone())
+        # from the base on, since what comes first stands innermost
+        together = [*self.merged_adapters, *names]
+        merged, shift = stored.detach().float(), None if bias is None else bias.detach().float()
         with torch.no_grad():
-            for name in reversed(names):
+            for name in reversed(together):
                 if self.modes[name] == "series_in":
                     merged = merged + merged @ self.update(name)
-            for name in names:
+            for name in together:
                 if self.modes[name] == "series_out":
                     merged = merged + self.update(name) @ merged
                     shift = None if shift is None else shift + self.update(name) @ shift
@@ -185,15 +186,15 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
                     merged = merged + self.update(name)
             if safe_merge and not torch.isfinite(merged).all():
                 raise MergeError(f"the merged weight of {tuple(merged.shape)} is not finite")
-            if self.quantization_backend is not None:
+            if self.quantization_backend is not None or hasattr(base, "set_dense_weight"):
                 warnings.warn("merging into a quantized base rounds the sum anew", stacklevel=2)
             self._set_base_weight(merged)
             if shift is not None:
                 base.bias.copy_(shift)
-        self.merged_adapters += names
+        self._before_merge, self.merged_adapters = before, together
 
     def unmerge(self) -> None:
-        """Put back the weight of before, bit for bit."""
+        """Put back the weight of before all merges, bit for bit."""
         if self._before_merge is None:
             return
         base, (weight, bias) = self.get_base_layer(), self._before_merge
@@ -226,18 +227,36 @@ class BottleneckModel(BaseTuner):
             peft_config.target_modules = set(ModelTopology.of(self.model).targets("gate", "up", "down"))
         return peft_config
 
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Look at every target before any of them is touched."""
+        found = [
+            (key, part)
+            for key, part in model.named_modules()
+            if key and ".base_layer" not in key and self._check_target_module_exists(peft_config, key)
+        ]
+        if not found:
+            raise ConfigError(
+                "no module matches the targets", where="bottleneck adapter",
+                hint=closest_targets(model, peft_config.target_modules),
+            )  # fmt: skip
+        for key, part in found:
+            inner = part.get_base_layer() if isinstance(part, BaseTunerLayer) else part
+            if not is_linear_like(inner):
+                raise ConfigError(
+                    f"'{key}' is a {type(inner).__name__}, not a linear map", where="bottleneck adapter",
+                    hint=closest_targets(model, []),
+                )  # fmt: skip
+            self._mode(peft_config, inner, key)
+
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str
     ) -> None:
-        if isinstance(target, BottleneckLayer):
-            target.update_layer(adapter_name, peft_config, self._mode(peft_config, target.base_layer, current_key))
-            return
         inner = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not is_linear_like(inner):
-            raise ConfigError(
-                f"'{current_key}' is a {type(target).__name__}, not a linear map", where="bottleneck adapter"
-            )
-        new = BottleneckLayer(target, adapter_name, peft_config, self._mode(peft_config, target, current_key))
+        mode = self._mode(peft_config, inner, current_key)
+        if isinstance(target, BottleneckLayer):
+            target.update_layer(adapter_name, peft_config, mode)
+            return
+        new = BottleneckLayer(target, adapter_name, peft_config, mode)
         if adapter_name not in self.active_adapters:
             new.requires_grad_(False)
         self._replace_module(parent, target_name, new, target)
@@ -249,12 +268,11 @@ class BottleneckModel(BaseTuner):
             topology = ModelTopology.of(self.model)
         except UnsupportedModelError as error:
             raise ConfigError(
-                f"mode auto: {error.what}", where=key, hint="set mode to series_in or series_out"
+                f"mode auto: {error.what}", where=key, hint="set mode to series_in, series_out or parallel"
             ) from error
-        base = target
         for block in topology.blocks:
             for role, part in block.linears().items():
-                if part is base or getattr(part, "base_layer", None) is base:
+                if target in (part, part.get_base_layer() if isinstance(part, BaseTunerLayer) else None):
                     return "series_in" if role in READS else "series_out"
         raise ConfigError(
             f"'{key}' is no part of a block, so auto cannot tell which side of it reads the stream",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.errors import ConfigError, nearest
+from core.errors import ConfigError, UnsupportedError, nearest
 from core.models.topology import ModelTopology
 
 PRESETS = ("series", "series_after_mlp", "parallel", "lora", "prefix")
@@ -21,6 +21,7 @@ def adapter_preset(name: str, model: Any, r: int | None = None) -> Any:
 
     Raises:
         ConfigError: an unknown preset. UnsupportedModelError: a family without a topology.
+        UnsupportedError: a prefix for a model that is no causal language model.
     """
     from peft import LoraConfig, PrefixTuningConfig
 
@@ -32,6 +33,11 @@ def adapter_preset(name: str, model: Any, r: int | None = None) -> Any:
         raise ConfigError(f"unknown adapter preset '{name}'", hint=hint)
     topology, task = ModelTopology.of(model), task_type(model)
     if name == "prefix":
+        if task is None:
+            raise UnsupportedError(
+                f"peft lays no prefix before a {type(model).__name__}", where="prefix",
+                hint="it needs a causal language model; take another preset",
+            )  # fmt: skip
         return PrefixTuningConfig(num_virtual_tokens=r or 10, task_type=task)
     if name == "lora":
         targets, rank = topology.targets("q", "k", "v", "up", "down"), r or 32

@@ -256,14 +256,30 @@ class SeqBottleneckModel(BaseTuner):
             peft_config.target_modules = targets
         return peft_config
 
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Look at every target before any of them is touched."""
+        topology = ModelTopology.of(model)
+        ends = [topology.name_of(block.sublayer_out) for block in topology.blocks]
+        known = {*ends, topology.name_of(topology.embeddings)} if peft_config.invertible else set(ends)
+        found = [
+            key
+            for key, _ in model.named_modules()
+            if key and ".base_layer" not in key and self._check_target_module_exists(peft_config, key)
+        ]
+        strange = next((key for key in found if key not in known), None)
+        if strange is not None or not found:
+            raise ConfigError(
+                "no module matches the targets"
+                if strange is None
+                else f"'{strange}' does not end a block's feed-forward part",
+                where="sequential adapter",
+                hint=f"these do: {', '.join(ends[:2])}, …",
+            )
+
     def _create_and_replace(
         self, peft_config: Any, adapter_name: str, target: Any, target_name: str, parent: Any, current_key: str
     ) -> None:
-        if isinstance(target, InvertibleLayer):
-            if peft_config.invertible:
-                target.update_layer(adapter_name, peft_config)
-            return
-        if isinstance(target, SeqBottleneckLayer):
+        if isinstance(target, SeqBottleneckLayer | InvertibleLayer):
             target.update_layer(adapter_name, peft_config)
             return
         topology = ModelTopology.of(self.model)
@@ -271,14 +287,7 @@ class SeqBottleneckModel(BaseTuner):
             size = topology.blocks[0].norms[-1].weight.shape[0]
             new: nn.Module = InvertibleLayer(target, adapter_name, peft_config, size, topology.head)
         else:
-            block = next((block for block in topology.blocks if block.sublayer_out is target), None)
-            if block is None:
-                ends = ", ".join(topology.name_of(b.sublayer_out) for b in topology.blocks[:2])
-                raise ConfigError(
-                    f"'{current_key}' does not end a block's feed-forward part",
-                    where="sequential adapter",
-                    hint=f"these do: {ends}, …",
-                )
+            block = next(block for block in topology.blocks if block.sublayer_out is target)
             new = SeqBottleneckLayer(target, adapter_name, peft_config, block)
         if adapter_name not in self.active_adapters:
             new.requires_grad_(False)

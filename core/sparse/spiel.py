@@ -287,24 +287,26 @@ class SpielLayer(nn.Module, BaseTunerLayer):
             raise MergeError(f"the merged weight of {tuple(merged.shape)} is not finite")
         if stored.dtype != torch.float32 and any(self.options[name].apply == "separate" for name in names):
             warnings.warn(f"merging rounds the sum to {stored.dtype}; beside the base it was exact", stacklevel=2)
+        before: Any = self._before_merge
         if self.quantization_backend is not None or hasattr(base, "set_dense_weight"):
             warnings.warn("merging into a quantized base rounds the sum anew", stacklevel=2)
-            self._before_merge = stored.clone()
+            before = stored.clone() if before is None else before
         else:
             flat = stored.contiguous().view(-1)
-            self._before_merge = [(name, flat[self.spiel_indices[name].long()].clone()) for name in names]
+            before = [*(before or []), *((name, flat[self.spiel_indices[name].long()].clone()) for name in names)]
         self._set_base_weight(merged)
+        self._before_merge = before
         self.merged_adapters += names
 
     def unmerge(self) -> None:
-        """Put the entries of before back, bit for bit; in a quantized base, the dequantized weight."""
+        """Put the entries of before all merges back, bit for bit; in a quantized base, the dequantized weight."""
         if self._before_merge is None:
             return
         if isinstance(self._before_merge, torch.Tensor):
             weight = self._before_merge
         else:
             weight = self.base_weight().detach().contiguous().clone()
-            for name, old in self._before_merge:
+            for name, old in reversed(self._before_merge):
                 weight.view(-1)[self.spiel_indices[name].long()] = old
         self._set_base_weight(weight)
         self._before_merge, self.merged_adapters = None, []

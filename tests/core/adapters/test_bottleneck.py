@@ -12,7 +12,7 @@ import transformers as tr
 import core.adapters  # noqa: F401  (makes the tuners known to peft)
 from core.adapters import BottleneckConfig, adapter_preset
 from core.adapters.bottleneck import BottleneckLayer
-from core.errors import ConfigError, MergeError
+from core.errors import ConfigError, MergeError, UnsupportedError
 from core.models.topology import ModelTopology
 
 IDS = torch.arange(3, 15).view(1, -1)
@@ -141,6 +141,41 @@ def test_several_adapters_compose_in_their_order():
     assert (found["a"] - found["b"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("mode", ["series_in", "series_out", "parallel"])
+def test_adapters_merged_one_by_one_are_undone_together(mode):
+    targets = ModelTopology.of(llama()).targets("up", "down")
+    config = BottleneckConfig(r=3, act=None, mode=mode, target_modules=targets)
+    adapted = peft.get_peft_model(llama(), config, adapter_name="a")
+    adapted.add_adapter("b", copy.deepcopy(config))
+    adapted.base_model.set_adapter(["a", "b"])
+    wake(adapted).eval()
+    both = logits(adapted)
+    adapted.merge_adapter(["a"])
+    adapted.merge_adapter(["b"])
+    torch.testing.assert_close(logits(adapted), both, atol=1e-5, rtol=1e-4)
+    adapted.unmerge_adapter()
+    assert torch.equal(logits(adapted), both)
+    with adapted.disable_adapter():
+        assert torch.equal(logits(adapted), logits(llama()))
+
+
+@pytest.mark.parametrize(
+    ("targets", "what"),
+    [
+        (["qproj", "up_prj"], "no module matches"),
+        (["q_proj", "lm_head"], "no part of a block"),
+        (["q_proj", "input_layernorm"], "not a linear map"),
+    ],
+)
+def test_wrong_targets_leave_the_model_as_it_was_and_name_the_nearest(targets, what):
+    model = llama()
+    names = list(model.state_dict())
+    with pytest.raises(ConfigError, match=what) as error:
+        peft.get_peft_model(model, BottleneckConfig(target_modules=targets))
+    assert list(model.state_dict()) == names and all(p.requires_grad for p in model.parameters())
+    assert "no module" not in what or ("'q_proj'" in error.value.hint and "'up_proj'" in error.value.hint)
+
+
 def test_plain_peft_saves_and_loads_it(tmp_path):
     model = llama()
     adapted = wake(peft.get_peft_model(model, BottleneckConfig(r=3, scaling="learned", task_type="CAUSAL_LM"))).eval()
@@ -195,6 +230,7 @@ def test_the_lora_preset_is_pefts_own():
         (lambda: BottleneckConfig(act="tan"), "did you mean 'tanh'|unknown act"),
         (lambda: BottleneckConfig(scaling="big"), "scaling"),
         (lambda: adapter_preset("paralel", llama()), "unknown adapter preset"),
+        (lambda: adapter_preset("prefix", tr.BertForMaskedLM(tr.BertConfig(num_hidden_layers=1))), "no prefix before"),
         (lambda: peft.get_peft_model(llama(), BottleneckConfig(target_modules=["lm_head"])), "no part of a block"),
         (
             lambda: peft.get_peft_model(llama(), BottleneckConfig(target_modules=["input_layernorm"])),
@@ -203,5 +239,5 @@ def test_the_lora_preset_is_pefts_own():
     ],
 )
 def test_mistakes_are_told(make, what):
-    with pytest.raises(ConfigError, match=what):
+    with pytest.raises((ConfigError, UnsupportedError), match=what):
         make()

@@ -218,8 +218,13 @@ def test_mistakes_are_told():
     with pytest.raises(UnsupportedError, match="opt"):
         config = tr.OPTConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=24)
         peft.get_peft_model(tr.OPTForCausalLM(config), SeqBottleneckConfig())
-    with pytest.raises(ConfigError, match="does not end"):
-        peft.get_peft_model(bert(), SeqBottleneckConfig(target_modules=["query"]))
+    for targets, what in ((["query"], "does not end"), (["0.output", "1.attention.output.dense"], "does not end"),
+                          (["outputs"], "no module")):  # fmt: skip
+        model = bert()
+        names = list(model.state_dict())
+        with pytest.raises(ConfigError, match=what):
+            peft.get_peft_model(model, SeqBottleneckConfig(target_modules=targets))
+        assert list(model.state_dict()) == names and all(p.requires_grad for p in model.parameters())
     model = peft.get_peft_model(bert(), SeqBottleneckConfig())
     with pytest.raises(ConfigError, match="no adapter 'lang'"):
         stack(model, ["lang", "default"])

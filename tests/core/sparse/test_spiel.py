@@ -137,6 +137,21 @@ def test_it_lives_in_peft(base, tmp_path):
     assert not any("spiel" in name for name in merged.state_dict())
 
 
+def test_adapters_merged_one_by_one_are_undone_together():
+    model = peft.get_peft_model(llama(), SpielConfig(density=0.3), adapter_name="a")
+    model.add_adapter("b", SpielConfig(density=0.3, seed=7))
+    model.base_model.set_adapter(["a", "b"])
+    wake(model).eval()
+    both = logits(model)
+    model.merge_adapter(["a"])
+    model.merge_adapter(["b"])
+    torch.testing.assert_close(logits(model), both, rtol=1e-5, atol=1e-5)
+    model.unmerge_adapter()
+    assert torch.equal(logits(model), both)
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(llama()))
+
+
 def test_one_reselection_by_hand():
     """2 × 2, two entries at 0 and 3; the window saw g = (1, -4, 2, 0.5) and (1, -2, 2, 0.5)."""
     layer = layer_of(torch.zeros(2, 2), 2)
