@@ -17,7 +17,7 @@ from core.config.registry import BuildContext
 from core.control.options import ControlConfig
 from core.errors import ConfigError, MergeError, UnsupportedError
 from core.models.blocks.layers import silence
-from core.models.blocks.sidecar import Alignment, Sidecar, slerp
+from core.models.blocks.sidecar import Sidecar, slerp
 from core.models.surgery import apply, forget, number_cache_slots, ops_of
 from core.models.topology import ModelTopology
 
@@ -29,7 +29,7 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
     """Give `model` its learning copies and freeze everything else, in place. Returns the model.
 
     Raises:
-        ConfigError: a number that does not divide the blocks, a hybrid of an odd number.
+        ConfigError: a number that does not divide the blocks, a hybrid of an odd number, an edited block.
         UnsupportedError: a family whose inserted copies would not be silent.
     """
     topology = ModelTopology.of(model)
@@ -48,6 +48,12 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
             where="control.expansion",
             hint="expansion: concat",
         )
+    edited = next((layer for layer in chosen if hasattr(topology.stack[layer], "branches")), None)
+    if edited is not None:
+        raise ConfigError(
+            f"block {edited} is edited already ({type(topology.stack[edited]).__name__})", where="control",
+            hint="give plain blocks their copies first, other edits come after",
+        )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
@@ -107,29 +113,38 @@ def sidecars(model: Any) -> dict[int, Sidecar]:
 
 @torch.no_grad()
 def branch_weights(model: Any, batches: Iterable[dict[str, Any]] = ()) -> dict[int, float]:
-    """The weight w of the new branch at each pair; where it depends on the token, its mean over `batches`."""
+    """The weight w of the new branch at each pair; where it depends on the token, its mean over `batches`.
+
+    Args:
+        batches: {"input_ids": (B, T), maybe "attention_mask"}; padding does not count.
+    """
     found = sidecars(model)
     if not any(block.merge.kind in DYNAMIC for block in found.values()):
         return {i: 1.0 if b.merge.kind == "plain" else float(torch.sigmoid(b.merge.a)) for i, b in found.items()}
-    sums, passes = {layer: 0.0 for layer in found}, 0
-    training, kinds = model.training, {layer: block.align for layer, block in found.items()}
+    sums, tokens, training = {layer: 0.0 for layer in found}, 0.0, model.training
+    kept: Any = None
+
+    def weigh(layer: int) -> Any:
+        def hook(_merge: Any, _given: Any, made: Any) -> None:
+            sums[layer] += float((made[2].float() * kept).sum())
+
+        return hook
+
+    hooks = [block.merge.register_forward_hook(weigh(layer)) for layer, block in found.items()]
     model.eval()
-    for block in found.values():
-        block.align = "mse"
     try:
         for batch in batches:
-            with Alignment(batch.get("attention_mask")) as seen:
-                model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False)
-            passes += 1
-            for layer, weight in zip(found, seen.weights):
-                sums[layer] += float(weight)
+            mask = batch.get("attention_mask")
+            kept = (torch.ones_like(batch["input_ids"]) if mask is None else mask)[..., None].float()
+            model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False)
+            tokens += float(kept.sum())
     finally:
-        for layer, block in found.items():
-            block.align = kinds[layer]
+        for hook in hooks:
+            hook.remove()
         model.train(training)
-    if not passes:
+    if not tokens:
         raise MergeError("the weight of a branch depends on the token", hint="give batches to measure its mean on")
-    return {layer: total / passes for layer, total in sums.items()}
+    return {layer: total / tokens for layer, total in sums.items()}
 
 
 @torch.no_grad()

@@ -17,8 +17,18 @@ IGNORE = -100
 class ControlTrainerMixin(PartlyQuantized):
     """A Trainer whose loss is its own plus the mean distance of the branches, over tokens that are not padding.
 
-    The distance and the weight of each new branch are logged beside the loss.
+    The mean is one over all tokens of a step, however they are cut into micro-batches and spread over processes. The
+    distance and the weight of each new branch are logged beside the loss.
     """
+
+    step_tokens: Any = None
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """As the Trainer's; also counts the tokens of the step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.as_tensor(sum(_count(batch) for batch in batches), device=device)
+        self.step_tokens = self.accelerator.gather(count).sum()
+        return batches, items
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -28,11 +38,14 @@ class ControlTrainerMixin(PartlyQuantized):
         if not model.training:
             return found
         loss, outputs = found if return_outputs else (found, None)
-        # a sum over tokens is divided by the tokens of the whole step, a mean by its micro-batches
-        micro = 1 if num_items_in_batch is None else getattr(self, "current_gradient_accumulation_steps", 1)
         distance = terms.loss().to(loss.device)
         self.last_distance = distance.detach()
-        loss = loss + distance / micro
+        if self.step_tokens is not None:
+            # what this micro-batch adds to the mean; processes are averaged, and so are losses that are not sums
+            micro = 1 if num_items_in_batch is not None else self.current_gradient_accumulation_steps
+            share = _count(inputs) / self.step_tokens.clamp(min=1)
+            distance = distance * share.to(loss.device) * self.accelerator.num_processes * micro
+        loss = loss + distance
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -52,6 +65,11 @@ def tokens_that_count(inputs: dict[str, Any]) -> torch.Tensor | None:
     if labels is None:
         return None
     return ((labels != IGNORE).long().flip(1).cumsum(1).flip(1) > 0).long()
+
+
+def _count(inputs: dict[str, Any]) -> Any:
+    mask = tokens_that_count(inputs)
+    return inputs["input_ids"].numel() if mask is None else mask.sum()
 
 
 def hook(trainer_cls: type, model: Any, options: ControlConfig) -> tuple[type, list[Any]]:

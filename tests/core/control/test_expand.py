@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import transformers as tr
 
 from core.control.expand import branch_weights, expand, expanded_blocks, merge_back, sidecars
+from core.control.ladder import ladder
 from core.control.options import ControlConfig
 from core.control.trainer import ControlTrainerMixin, hook, tokens_that_count
 from core.errors import ConfigError, MergeError, UnsupportedError
@@ -245,6 +246,30 @@ def test_the_trainer_adds_and_logs_it(tmp_path):
     assert max(float((found[8][n] - found[4][n]).abs().max()) for n in found[8]) < 1e-6
 
 
+class Padded(Rows):
+    """Rows of 2 to 6 tokens behind which padding stands."""
+
+    def __getitem__(self, index):
+        row, length = super().__getitem__(index), 2 + index % 5
+        row["attention_mask"][length:] = 0
+        return row | {"labels": row["labels"].masked_fill(row["attention_mask"] == 0, -100)}
+
+
+def test_the_distance_is_a_mean_over_the_tokens_of_a_step_however_it_is_cut(tmp_path):
+    found = {}
+    for micro, accumulation in ((8, 1), (2, 4), (1, 8)):
+        model = moved(expand(llama(), ControlConfig(num_expand=2)), 0.5)
+        args = tr.TrainingArguments(
+            output_dir=str(tmp_path), per_device_train_batch_size=micro, gradient_accumulation_steps=accumulation,
+            max_steps=1, learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", use_cpu=True, report_to=[],
+            disable_tqdm=True, save_strategy="no", max_grad_norm=0.0, seed=1,
+        )  # fmt: skip
+        hook(tr.Trainer, model, ControlConfig())[0](model=model, args=args, train_dataset=Padded()).train()
+        found[micro] = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for micro in (2, 1):
+        assert max(float((found[8][n] - found[micro][n]).abs().max()) for n in found[8]) < 1e-6
+
+
 def test_padding_of_packed_rows_is_what_follows_the_last_label():
     labels = torch.tensor([[-100, 5, -100, 7, -100, -100]])
     assert tokens_that_count({"labels": labels}).tolist() == [[1, 1, 1, 1, 0, 0]]
@@ -292,6 +317,15 @@ def test_inserted_blocks_stay_and_a_token_dependent_weight_is_measured():
             block.merge.a.fill_(2.0)
     weights = branch_weights(model, [{"input_ids": IDS}, {"input_ids": IDS}])
     assert weights == pytest.approx({1: 1 / (1 + math.exp(-2)), 3: 1 / (1 + math.exp(-2))}, abs=1e-6)
+    with torch.no_grad():
+        for block in sidecars(model).values():
+            block.merge.f.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(20)
+    mask = torch.ones_like(IDS)
+    mask[1, 2:] = 0
+    padded = branch_weights(model, [{"input_ids": IDS, "attention_mask": mask}])
+    cut = branch_weights(model, [{"input_ids": IDS[:1]}, {"input_ids": IDS[1:, :2]}])
+    assert padded == pytest.approx(cut, abs=1e-6) and len({round(w, 3) for w in padded.values()}) == 2
+    assert padded != pytest.approx(branch_weights(model, [{"input_ids": IDS}]), abs=1e-4)
     assert type(merge_back(model, batches=[{"input_ids": IDS}])) is tr.LlamaForCausalLM
 
 
@@ -315,6 +349,14 @@ def test_a_refused_expansion_leaves_everything():
         with pytest.raises(error):
             expand(model, config)
     assert all(p.requires_grad for p in model.parameters()) and type(model) is tr.LlamaForCausalLM
+    for expansion in ("concat", "stack"):
+        # blocks 0 and 1 became one
+        model = ladder(llama(), [1])
+        before, ops = {n: p.clone() for n, p in model.state_dict().items()}, ops_of(model)
+        with pytest.raises(ConfigError, match="block 0 is edited already"):
+            expand(model, ControlConfig(num_expand=3, expansion=expansion))
+        assert ops_of(model) == ops and all(p.requires_grad for p in model.parameters())
+        assert before.keys() == model.state_dict().keys()
     config = tr.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
     with pytest.raises(UnsupportedError, match="norm comes last"):
         expand(tr.BertForMaskedLM(config), ControlConfig(num_expand=2, expansion="stack"))
