@@ -17,9 +17,10 @@ from typing import Any
 from apps.cuda.example import CudaExample
 from apps.cuda.metrics import THRESHOLDS, fast_p, geometric_mean_speedup
 from apps.cuda.verdict import CudaVerdict
-from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
+from core.errors import BackendUnavailable, SandboxError
 from core.evaluation.evaluator import BaseEvaluator
 from core.evaluation.figures import mean_percent, pass_metric, share
+from core.evaluation.passk import samples_of, sizes_of
 from core.evaluation.report import Metric, Report
 
 _FAST = tuple(f"fast_{p:g}" for p in THRESHOLDS)
@@ -57,10 +58,8 @@ class CudaEvaluator(BaseEvaluator):
         bootstrap: int = 1000,
         seed: int = 12345,
     ) -> None:
-        if not k or min(k) < 1:
-            raise ConfigError(f"k is {list(k)}", where="eval.with.k", hint="give numbers of at least 1")
         super().__init__(metrics)
-        self.k, self.baseline, self.bootstrap, self.seed = tuple(k), baseline, bootstrap, seed
+        self.k, self.baseline, self.bootstrap, self.seed = sizes_of(k), baseline, bootstrap, seed
         self.settings: dict[str, Any] = {
             "archs": tuple(archs), "trials": trials, "nearby": nearby, "gpu": gpu, "level": sandbox, "workers": workers,
             "cache": cache,
@@ -87,10 +86,7 @@ class CudaEvaluator(BaseEvaluator):
             DataError: nothing to score, or lengths that differ, naming the first index without a partner.
         """
         self.check(predictions, examples)
-        samples = [[p] if isinstance(p, str) else [str(t) for t in p] for p in predictions]
-        for index, texts in enumerate(samples):
-            if not texts:
-                raise DataError(f"problem {index} has no samples")
+        samples = samples_of(predictions)
         try:
             pairs = [(example, text) for example, texts in zip(examples, samples) for text in texts]
             found = iter(list(self.harness.verify_many(pairs)))

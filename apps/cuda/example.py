@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import DataError
+from core.execution.policy import half_character
 
 REQUIRED = ("Model", "get_inputs", "get_init_inputs")
 
@@ -88,6 +89,8 @@ def example_from(row: Any, *, file: str | Path | None = None, line: int | None =
             values[name] = str(value)
         elif not isinstance(value, str):
             raise DataError("wrong value", file=file, line=line, field=name, got=value, expected="a string")
+        elif (half := half_character(value)) is not None:
+            raise DataError("wrong value", file=file, line=line, field=name, got=half, expected="whole characters")
     check_reference(values["reference"], file=file, line=line)
     return CudaExample(**values)
 
@@ -96,9 +99,10 @@ def check_reference(source: str, *, file: str | Path | None = None, line: int | 
     """Raise `DataError` unless `source` parses and defines what a reference must. Nothing of it is run."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         place = f"line {error.lineno} of the reference: " if isinstance(error, SyntaxError) else ""
-        raise DataError(f"{place}{getattr(error, 'msg', error)}", file=file, line=line, field="reference") from error
+        what = getattr(error, "msg", None) or str(error) or "it is nested too deeply"
+        raise DataError(f"{place}{what}", file=file, line=line, field="reference") from error
     defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     missing = [name for name in REQUIRED if name not in defined]
     if missing:

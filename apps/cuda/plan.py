@@ -118,6 +118,8 @@ def parse_plan(text: str) -> Plan:
         row = json.loads(text)
     except json.JSONDecodeError as error:
         raise PlanError(f"the launch plan is not JSON: line {error.lineno}: {error.msg}") from error
+    except RecursionError as error:
+        raise PlanError("the launch plan is nested too deeply") from error
     if not isinstance(row, dict):
         raise PlanError("the launch plan is not an object")
     unknown = set(row) - {"sizes", "scratch", "zero", "launches"}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from apps.cuda.source import LARGEST, Token, tokens
 from apps.cuda.verdict import Diagnostic
+from core.execution.policy import half_character
 
 HEADERS = frozenset(
     "cuda_runtime.h cuda.h cuda_fp16.h cuda_bf16.h device_launch_parameters.h math_constants.h math.h cmath stdint.h "
@@ -62,6 +63,8 @@ def violations(code: str) -> list[Diagnostic]:
     """Everything in the code that is not allowed, in order of its lines."""
     if len(code) > LARGEST:
         return [Diagnostic(0, f"the code has {len(code)} characters; the limit is {LARGEST}")]
+    if (half := half_character(code)) is not None:
+        return [Diagnostic(code[: code.index(half)].count("\n") + 1, f"{half!r} is half a character")]
     stream = tokens(code)
     found = [*_characters(stream), *_directives(stream), *_names(stream), *_scope(stream)]
     return sorted(set(found), key=lambda d: d.line)

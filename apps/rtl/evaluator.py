@@ -16,9 +16,10 @@ from typing import Any
 
 from apps.rtl.answers import METRICS, report_on
 from apps.rtl.example import RtlExample
-from core.errors import BackendUnavailable, ConfigError, DataError, SandboxError
+from core.errors import BackendUnavailable, DataError, SandboxError
 from core.evaluation.evaluator import BaseEvaluator
 from core.evaluation.figures import mean_percent, pass_metric, share
+from core.evaluation.passk import samples_of, sizes_of
 from core.evaluation.report import Metric, Report
 
 _KNOWN = ("pass@1", "compiles", "match", "empty", "official_pass@1")
@@ -56,11 +57,10 @@ class RtlEvaluator(BaseEvaluator):
         bootstrap: int = 1000,
         seed: int = 12345,
     ) -> None:
-        if k is not None and (not k or min(k) < 1):
-            raise ConfigError(f"k is {list(k)}", where="eval.with.k", hint="give numbers of at least 1")
         official = official or ("v2" if "official_pass@1" in (metrics or ()) else None)
         super().__init__(metrics or [n for n in self.known if official or not n.startswith("official")])
-        self.k, self.mode, self.engine, self.sandbox = k and tuple(k), mode, engine, sandbox
+        self.k = None if k is None else sizes_of(k)
+        self.mode, self.engine, self.sandbox = mode, engine, sandbox
         self.workers, self.sim_timeout_s, self.cache, self.official = workers, sim_timeout_s, cache, official
         self.bootstrap, self.seed = bootstrap, seed
         self._made: dict[str, Any] = {}
@@ -85,10 +85,7 @@ class RtlEvaluator(BaseEvaluator):
             DataError: nothing to score, or lengths that differ, naming the first index without a partner.
         """
         self.check(predictions, examples)
-        samples = [[p] if isinstance(p, str) else [str(t) for t in p] for p in predictions]
-        for index, texts in enumerate(samples):
-            if not texts:
-                raise DataError(f"problem {index} has no samples")
+        samples = samples_of(predictions)
         task, *more = sorted({e.task if e.task in METRICS else "modules" for e in examples})
         if more:
             raise DataError(f"examples of several tasks: {task}, {', '.join(more)}", hint="score each by itself")

@@ -11,6 +11,7 @@ from typing import Any
 
 from apps.rtl.source import module_names, top_of
 from core.errors import DataError
+from core.execution.policy import half_character
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ def example_from(row: Any, *, file: str | Path | None = None, line: int | None =
             values[name] = str(value)
         elif not isinstance(value, str):
             raise DataError("wrong value", file=file, line=line, field=name, got=value, expected="a string")
+        elif (half := half_character(value)) is not None:
+            raise DataError("wrong value", file=file, line=line, field=name, got=half, expected="whole characters")
     try:
         return completed(RtlExample(**values), given="top" in values)
     except DataError as error:

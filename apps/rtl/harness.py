@@ -26,8 +26,9 @@ from typing import Any, Literal
 from apps.rtl import engines, source
 from apps.rtl.engines import Engine, Limits
 from apps.rtl.example import RtlExample
+from apps.rtl.macros import expanded
 from apps.rtl.private import Bench, macros, plain_name, private_bench, protocol, renonced
-from apps.rtl.syntax import Diagnostic, port_differences, ports
+from apps.rtl.syntax import LONGEST, Diagnostic, port_differences, ports
 from apps.rtl.syntax import diagnostics as parse_errors
 from apps.rtl.verdict import RtlVerdict, letter_v2, passed_v1
 from core.config.files import write_json
@@ -144,6 +145,8 @@ class RtlHarness:
         if found:
             marks = tuple(Diagnostic(v.line, v.what) for v in found)
             return RtlVerdict("X", code=code, diagnostics=marks, detail=found[0].what)
+        if expanded(code) > LONGEST:
+            return RtlVerdict("X", code=code, detail=f"its macros expand into more than {LONGEST} tokens")
         names = source.module_names(code)
         if parse_errors(code, 1):
             return None
@@ -330,6 +333,8 @@ def _judged(code: str, run: ExecResult, bench: Bench, facts: GoldenFacts) -> Rtl
     if run.steps[0].status != "ok":
         if run.steps[0].status != "nonzero":
             return RtlVerdict("C", detail=f"the compiler was stopped: {run.steps[0].status}", **common)
+        if not any(mark.error for mark in marks):  # the compiler blames the file that follows
+            common["diagnostics"] = (*marks, *parse_errors(code, 4))
         return RtlVerdict(_compile_letter(log, code), **common)
     mismatches, samples, passes, end = _report(run, bench.nonce)
     counts: dict[str, Any] = {"mismatches": mismatches, "samples": samples, "wave": wave, **common}

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from core.execution.policy import half_character
+
 LARGEST = 64 * 1024
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/|\(\*(?!\s*\)).*?\*\))
@@ -123,11 +125,15 @@ def top_of(code: str) -> str | None:
     return roots[-1] if roots else None
 
 
+_ENDS = re.compile(r"(?:;|\bend\w*)[ \t]*(?://.*|/\*.*)?$", re.MULTILINE)
+"""A line on which a statement or a block ends."""
+
+
 def extract(answer: str, header: str = "") -> str:
     """The Verilog in a model's answer.
 
     Fenced blocks if any has a module in it, else everything from the first line of code to the last `endmodule`. An
-    answer that only continues the body gets `header` before it. Empty when there is no code.
+    answer that only continues the body gets `header` before it. Empty when there is no code: prose continues nothing.
     """
     text = answer.replace("\r\n", "\n")
     blocks = re.findall(r"```[\w+-]*[ \t]*\n(.*?)(?:\n```|\Z)", text, re.DOTALL)
@@ -145,7 +151,7 @@ def extract(answer: str, header: str = "") -> str:
     if start:
         return text[start.start() :].strip("\n") + "\n"
     body = text if end < 0 else text[: end + len("endmodule")]
-    if not header or not body.strip():
+    if not header or not _ENDS.search(body):
         return ""
     closing = "" if end >= 0 else "\nendmodule"
     return f"{header.rstrip()}\n{body.strip(chr(10))}{closing}\n"
@@ -252,12 +258,10 @@ def problems_of(code: str) -> str | None:
         return "the answer holds no module"
     if len(code) > LARGEST:
         return f"the code has {len(code)} characters, the limit is {LARGEST}"
-    bad = next((c for c in _without_comments(code) if ord(c) > 126 or (ord(c) < 32 and c not in "\n\t\r\f")), None)
-    if bad is not None:
-        line = code[: code.index(bad)].count("\n") + 1
-        return f"line {line} holds the character {bad!r}, which is not ASCII"
+    if (half := half_character(code)) is not None:
+        return f"line {code[: code.index(half)].count(chr(10)) + 1} holds {half!r}, which is half a character"
+    for token in tokens(code):
+        bad = next((c for c in token.text if ord(c) > 126 or (ord(c) < 32 and c not in "\n\t\r\f")), None)
+        if bad is not None:
+            return f"line {token.line} holds the character {bad!r}, which is not ASCII"
     return None
-
-
-def _without_comments(code: str) -> str:
-    return "".join(token.text for token in tokens(code))

@@ -9,6 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from apps.rtl.macros import expanded
+
+LONGEST = 1 << 18
+"""Tokens after the preprocessor."""
+
 
 @dataclass(frozen=True)
 class Port:
@@ -45,10 +50,10 @@ def ports(code: str, top: str) -> list[Port] | None:
     """The ports of the module `top`, in order; None when they cannot be known (no parser, syntax errors, no module)."""
     if not available():
         return None
-    from pyslang import Bag, ast, syntax
+    from pyslang import Bag, ast
 
-    tree = syntax.SyntaxTree.fromText(code)
-    if any(d.isError() for d in tree.diagnostics):
+    tree = _tree(code)
+    if isinstance(tree, str) or any(d.isError() for d in tree.diagnostics):
         return None
     options = ast.CompilationOptions()
     options.topModules = {top}
@@ -59,6 +64,18 @@ def ports(code: str, top: str) -> list[Port] | None:
             return [Port(p.name, str(p.direction).rpartition(".")[2].lower(), _width(p))
                     for p in instance.body.portList if hasattr(p, "direction")]  # fmt: skip
     return None
+
+
+def _tree(code: str) -> Any:
+    """The syntax tree, or why there is none: the parser must not be made to eat the memory of this process."""
+    from pyslang import syntax
+
+    if expanded(code) > LONGEST:
+        return f"its macros expand into more than {LONGEST} tokens"
+    try:
+        return syntax.SyntaxTree.fromText(code)
+    except RuntimeError:  # the parser counts the depth of its recursion
+        return "it is nested too deeply to be parsed"
 
 
 def _width(port: Any) -> int:
@@ -84,9 +101,11 @@ def diagnostics(code: str, most: int = 8) -> list[Diagnostic]:
     """The parser's first errors. Empty without pyslang, and for code that it accepts."""
     if not available():
         return []
-    from pyslang import DiagnosticEngine, syntax
+    from pyslang import DiagnosticEngine
 
-    tree = syntax.SyntaxTree.fromText(code)
+    tree = _tree(code)
+    if isinstance(tree, str):
+        return [Diagnostic(1, tree)]
     manager = tree.sourceManager
     found: list[Diagnostic] = []
     for one in tree.diagnostics:

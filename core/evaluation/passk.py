@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.evaluation.bootstrap import bootstrap_ci
 
 
@@ -50,6 +51,27 @@ def best_at_k(scores: Sequence[float], k: int) -> float:
         if i > 1:
             weight *= (i - k) / (i - 1)
     return float(ordered @ weights)
+
+
+def samples_of(predictions: Sequence[Any]) -> list[list[str]]:
+    """The samples of each problem: a prediction is a text, or several. Raises `DataError` for anything else."""
+    found = []
+    for index, one in enumerate(predictions):
+        texts = [one] if isinstance(one, str) else one
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"problem {index} has a wrong prediction", got=one, expected="a text, or a list of texts")
+        if not texts:
+            raise DataError(f"problem {index} has no samples")
+        found.append(list(texts))
+    return found
+
+
+def sizes_of(k: Any) -> tuple[int, ...]:
+    """The k of pass@k as they were asked for. Raises `ConfigError` unless they are numbers of at least 1."""
+    sizes = tuple(k) if isinstance(k, (list, tuple)) else (k,)
+    if not sizes or not all(type(size) is int and size >= 1 for size in sizes):
+        raise ConfigError(f"k is {k}", where="eval.with.k", hint="give numbers of at least 1, as in k=[1,5]")
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,16 @@ def shard(examples: Sequence[Example], part: str) -> list[Example]:
     """The examples of part i of n, written "i/n" with i from 1. Every example is in one part, of whatever order.
 
     Raises:
-        ConfigError: not such a part.
+        ConfigError: not such a part. DataError: a part without examples.
     """
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", part)
     if found is None or int(found[1]) > int(found[2]):
         raise ConfigError(f"'{part}' is no part", where="shard", hint="the second of four is 2/4")
     index, count = int(found[1]) - 1, int(found[2])
-    return [e for number, e in enumerate(examples) if _hash(getattr(e, "id", None), number) % count == index]
+    found_here = [e for number, e in enumerate(examples) if _hash(getattr(e, "id", None), number) % count == index]
+    if not found_here:
+        raise DataError(f"part {part} has none of the {len(examples)} examples", hint="take fewer parts")
+    return found_here
 
 
 def _hash(name: str | None, number: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
@@ -153,6 +154,12 @@ class ExecResult:
         """The last step that ran."""
         ran = [step for step in self.steps if not step.skipped]
         return ran[-1] if ran else StepResult("sandbox_error", stderr=self.why.encode())
+
+
+def half_character(text: str) -> str | None:
+    """The first lone surrogate: JSON can spell one, but it is no character, and no file can hold it. None without."""
+    found = re.search("[\ud800-\udfff]", text)
+    return None if found is None else found[0]
 
 
 def check_name(name: str) -> str:

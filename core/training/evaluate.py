@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.config.load import check_source
 from core.config.registry import App, app_of, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import EvalConfig, SourceConfig
+from core.config.typed import Places
 from core.data.rows import BadRows, read_sources
 from core.errors import ConfigError, GraftError, nearest
 from core.evaluation.report import Report
@@ -97,6 +99,8 @@ def evaluate(
                 where=str(target),
                 hint="graft eval MODEL --app translation --data FILE",
             ) from None
+    for source in sources or ():
+        check_source(chosen, source, Places("the data"), ())
     config.metrics, config.with_ = list(metrics) or config.metrics, {**config.with_, **(with_ or {})}
     examples = read_sources(chosen, sources, BadRows("raise", None))[: limit or config.limit]
     examples = shard(examples, part) if part else examples

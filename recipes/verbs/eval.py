@@ -61,8 +61,10 @@ def _pairs(words: list[str]) -> dict[str, object]:
 
 
 def _score_file(options, source):
+    from core.config.load import check_source
     from core.config.registry import get_app
     from core.config.schema import EvalConfig
+    from core.config.typed import Places
     from core.data.rows import BadRows, read_sources
     from core.errors import DataError
     from core.evaluation.shards import aligned, shard
@@ -71,6 +73,7 @@ def _score_file(options, source):
     app = get_app(options.target)
     if source is None:
         raise DataError("--predictions needs --data with the references")
+    check_source(app, source, Places("the data"), ())
     examples = list(read_sources(app, [source], BadRows("raise", None)))
     examples = shard(examples, options.shard) if options.shard else examples
     evaluator = make_evaluator(app, EvalConfig(metrics=options.metrics, with_=_pairs(options.evaluator)))
@@ -79,6 +82,7 @@ def _score_file(options, source):
 
 def _predictions(path: Path) -> list[dict]:
     from core.errors import DataError
+    from core.execution.policy import half_character
 
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -93,6 +97,8 @@ def _predictions(path: Path) -> list[dict]:
             rows[-1]["prediction"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError("a row is not an object with 'prediction'", file=path, line=number, got=line) from error
+        if (half := half_character(str(rows[-1]["prediction"]))) is not None:
+            raise DataError(f"a prediction holds {half!r}, which is half a character", file=path, line=number)
     return rows
 
 

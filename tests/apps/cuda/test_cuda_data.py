@@ -53,6 +53,7 @@ def test_jsonl_round_trip(tmp_path):
         ({"reference": 3}, "wrong value"), ({"ref": SOURCE}, "unknown field"),
         ({"reference": SOURCE, "sizes": {"N": 0}}, "sizes"),
         ({"reference": SOURCE, "tolerance": -1}, "tolerance"), ([], "no"),
+        ({"reference": SOURCE, "spec": "\ud800"}, "whole characters"), ({"reference": "-" * 90_000 + "1"}, "reference"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named_with_file_and_line(tmp_path, row, said):

@@ -60,7 +60,7 @@ def test_ordinary_device_code_is_allowed(code):
     "code",
     ["int counter = 0;", "__device__ int c;", "float helper(float a) { return a; }", "extern int errno;",
      "#include <stdio.h>", "#if __CUDA_ARCH__ > 800\n#endif", "#line 3", "#define __global__", "#define if while",
-     "__managed__ int m;", "int main() { return 0; }", "auto x = [] { return 1; }();"],
+     "__managed__ int m;", "int main() { return 0; }", "auto x = [] { return 1; }();", "// \ud800"],
 )  # fmt: skip
 def test_what_lives_on_the_host_or_lives_on_is_refused(code):
     assert policy.violations(code + "\n__global__ void k(float* x) { x[0] = 1; }")

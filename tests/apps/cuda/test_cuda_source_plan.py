@@ -117,7 +117,8 @@ def test_a_plan_that_cannot_be_says_why(changes, said):
 SCRATCH = '{"launches": [{"kernel": "k", "grid": [1], "block": [1], "args": []}], "scratch": {"a": 1}}'
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"launches": []}', '{"launches": [{}]}', '{"kernels": 1}', SCRATCH])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"launches": []}', '{"launches": [{}]}', '{"kernels": 1}', SCRATCH,
+                                  "[" * 50_000])  # fmt: skip
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(PlanError):
         parse_plan(text)

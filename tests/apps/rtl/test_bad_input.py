@@ -18,6 +18,7 @@ from core.execution.tools import has
 
 pytestmark = pytest.mark.skipif(not has("iverilog"), reason="Icarus Verilog is absent (Debian package: iverilog)")
 RIGHT = HONEST["the obvious way"]
+DOUBLING = "`define m0 ;\n" + "".join(f"`define m{n} `m{n - 1} `m{n - 1}\n" for n in range(1, 40))
 SECOND = 1.0
 
 
@@ -70,11 +71,31 @@ def test_an_evaluation_without_a_simulator_says_so_and_ends(without):
         (RIGHT + "// " + "x" * 70_000 + "\nmodule more; endmodule\n", "S", "the limit is 65536"),
         ("module TopModule (", "S", ""),
         ('`include "/etc/passwd"\n' + RIGHT, "X", "`include"),
+        (RIGHT.replace("endmodule", "// \ud800\nendmodule"), "S", "half a character"),
+        (RIGHT.replace(";\n", ";  // ｑ\nwire ｑ;\n", 1), "S", "line 2"),
+        (DOUBLING + RIGHT.replace("endmodule", "`m39 endmodule"), "X", "macros expand into more than"),
+        (RIGHT.replace("endmodule", f"wire n = {'(' * 15_000}q{')' * 15_000};\nendmodule"), "C", ""),
     ],
 )
 def test_a_bad_answer_is_a_letter(harness, answer, letter, words):
     verdict = harness.verify(problem(), answer)
     assert verdict.letter == letter and words in verdict.meaning and verdict.score == 0
+
+
+@pytest.mark.parametrize(
+    "prose", ["I cannot help.", "No; it is too hard.", "Sorry: see a.b", "```verilog\n```", "1. `x`"]
+)
+def test_prose_is_no_module_though_a_header_could_stand_before_it(harness, prose):
+    task = dataclasses.replace(problem(), header=RIGHT[: RIGHT.index(";") + 1])
+    verdict = harness.verify(task, prose)
+    assert (verdict.letter, verdict.stage) == ("S", "extract") and "holds no module" in verdict.meaning
+    body = RIGHT[RIGHT.index(";") + 1 :]
+    assert harness.verify(task, body).passed and harness.verify(task, body.replace("endmodule", "")).passed
+
+
+def test_a_module_without_its_end_says_where(harness):
+    verdict = harness.verify(problem(), RIGHT.replace("endmodule", ""))
+    assert verdict.letter == "S" and any("endmodule" in mark.message for mark in verdict.diagnostics)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +154,5 @@ def test_rows_of_a_file_say_what_is_wrong_with_them():
         example_from({"specfication": "x"}, file="a.jsonl", line=3)
     with pytest.raises(DataError, match="a string"):
         example_from({"spec": "x", "reference": 3}, file="a.jsonl", line=3)
+    with pytest.raises(DataError, match="whole characters"):
+        example_from({"spec": "x \ud800"}, file="a.jsonl", line=3)

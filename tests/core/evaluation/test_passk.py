@@ -8,8 +8,8 @@ from math import comb
 
 import pytest
 
-from core.errors import DataError
-from core.evaluation.passk import best_at_k, mean_pass_at_k, pass_at_k, pass_hat_k
+from core.errors import ConfigError, DataError
+from core.evaluation.passk import best_at_k, mean_pass_at_k, pass_at_k, pass_hat_k, samples_of, sizes_of
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 11, 60])
@@ -54,3 +54,17 @@ def test_the_mean_is_over_problems_and_has_an_interval():
     assert mean_pass_at_k([(6, 3)], 1, every=True).value == pytest.approx(0.5)
     # six samples of one problem, three right, as in the sample file that VerilogEval ships
     assert mean_pass_at_k([(6, 3)], 1).value == pytest.approx(0.5, abs=1e-12)
+
+
+def test_predictions_are_texts_or_lists_of_them():
+    assert samples_of(["a", ["b", "c"], ("d",)]) == [["a"], ["b", "c"], ["d"]]
+    for wrong, words in ((None, "wrong"), (3, "wrong"), ({"a": 1}, "wrong"), ([1], "wrong"), ([], "no samples")):
+        with pytest.raises(DataError, match=f"problem 1 has .*{words}"):
+            samples_of(["a", wrong])
+
+
+def test_k_is_a_number_or_several():
+    assert sizes_of(5) == (5,) and sizes_of([1, 5]) == (1, 5)
+    for wrong in (0, "1", [], [1, 0], True, None):
+        with pytest.raises(ConfigError, match="k is"):
+            sizes_of(wrong)

@@ -18,6 +18,8 @@ def test_every_example_is_in_one_part_whatever_its_place():
     assert sorted(e.id for part in parts for e in part) == sorted(e.id for e in EXAMPLES) and all(parts)
     assert shard(EXAMPLES[::-1], "2/3") == parts[1][::-1]
     assert len(shard([SimpleNamespace()] * 9, "1/2")) + len(shard([SimpleNamespace()] * 9, "2/2")) == 9
+    with pytest.raises(DataError, match="none of the 1 examples"):
+        [shard(EXAMPLES[:1], f"{i}/2") for i in (1, 2)]
     for wrong in ("0/2", "3/2", "2", "a/b"):
         with pytest.raises(ConfigError, match="is no part"):
             shard(EXAMPLES, wrong)
@@ -73,3 +75,8 @@ def test_parts_of_a_command_are_scored_as_the_whole(tmp_path, capsys):
     metrics = json.loads((tmp_path / "o" / "report.json").read_text())["metrics"]
     assert metrics["pass@1"]["value"] == 50 and metrics["pass@2"]["value"] == 100
     assert main([*command, *whole, "--evaluator", "kk=1"]) == 2 and "no argument 'kk'" in capsys.readouterr().err
+    assert main([*command, *whole, "--evaluator", "k=2", "--with", "task=spec"]) == 2
+    assert "reader 'jsonl' has no argument 'task'" in capsys.readouterr().err
+    (tmp_path / "half.jsonl").write_text('{"id": "a", "prediction": "module \\ud800"}\n')
+    assert main([*command, "--predictions", str(tmp_path / "half.jsonl")]) == 2
+    assert "half.jsonl:1" in (said := capsys.readouterr().err) and "half a character" in said
