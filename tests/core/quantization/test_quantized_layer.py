@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core.errors import BackendUnavailable, ConfigError, MergeError, UnsupportedError
 from core.quantization import QuantizedLinear, parse
@@ -28,11 +29,29 @@ def layer_of(spec, rows=48, inputs=256, bias=False, seed=0):
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_planes_hold_every_code(bits):
-    codes = torch.randint(0, 2**bits, (5, 70), dtype=torch.uint8)
+@pytest.mark.parametrize("shape", [(5, 70), (1, 1), (3, 32), (64, 31), (2, 129), (0, 8)])
+def test_planes_hold_every_code(bits, shape):
+    codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8)
     planes = pack(codes, bits)
-    assert planes.shape == (5, bits, 3) and torch.equal(unpack(planes, 70), codes)
-    assert (planes[0, 0, 0].item() >> 5) & 1 == int(codes[0, 5]) & 1
+    assert planes.shape == (shape[0], bits, -(-shape[1] // 32)) and torch.equal(unpack(planes, shape[1]), codes)
+    for row, column in ((0, 0), (0, 5), (3, 69)):
+        if row < shape[0] and column < shape[1]:
+            assert (planes[row, 0, column // 32].item() >> column % 32) & 1 == int(codes[row, column]) & 1
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("shape", [(5, 70), (1, 1), (33, 129), (2, 96)])
+def test_a_saved_layer_takes_its_bits_and_comes_back_the_same(bits, shape, tmp_path):
+    rows, inputs = shape
+    _, layer = layer_of("bipolar:1:row:a16" if bits == 1 else f"rtn:{bits}:row", rows, inputs)
+    codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8)
+    layer.planes.copy_(pack(codes, bits))
+    save_file(layer.state_dict(), tmp_path / "layer.safetensors")
+    again = QuantizedLinear(inputs, rows, layer.quant)
+    again.load_state_dict(load_file(tmp_path / "layer.safetensors"))
+    assert torch.equal(again.codes(), codes) and torch.equal(again.dense_weight(), layer.dense_weight())
+    scale = 32 if bits == 1 else 24  # fp32, or fp16 and a zero point
+    assert again.bits_per_weight == pytest.approx((bits * 32 * -(-inputs // 32) + scale) / inputs)
 
 
 @pytest.mark.parametrize("spec", [*SPECS, "trilm"])
@@ -112,21 +131,46 @@ def test_table_lookup_is_the_reference_within_the_tables_rounding(spec):
     assert torch.allclose(layer(x.expand(5, 3, 256)), wanted.expand(5, 3, 70), atol=1e-5)
 
 
+LOOKED_UP = [
+    "rtn:4:g128", "rtn:sym:g64", "rtn:3:g32", "rtn:3:sym:g8", "rtn:2:g256", "rtn:4:row", "rtn:4:bf16:g96",
+    "bipolar:1:g128", "bipolar:3:row", "abq:2:g64", "trilm",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["this processor", "any processor"])
+def lookup(request, tmp_path, monkeypatch):
+    """The compiled kernel as it is used here, and as it is on a processor without vector instructions."""
+    if request.param == "any processor":
+        monkeypatch.setenv("GRAFT_CACHE", str(tmp_path))
+        monkeypatch.setattr(native, "FLAGS", tuple(flag for flag in native.FLAGS if not flag.startswith("-march")))
+        built = native.library.__wrapped__()
+        monkeypatch.setattr(native, "library", lambda: built)
+
+
 @needs_compiler
-@pytest.mark.parametrize("spec", ["rtn:4", "rtn:3:g32", "rtn:2:g64", "bipolar:1:a16"])
-def test_both_forms_of_table_lookup_are_one_function(spec):
-    """The wide form where the processor has it; both give their codes back."""
+def test_table_lookup_is_exact_where_its_tables_are(lookup):
+    """Integers whose largest quad sums to 127 in every step are tabulated without rounding."""
     from core.quantization.kernels.cpu import lut
 
-    _, layer = layer_of(replace(parse(spec), act="none"), rows=70)
-    x, found = torch.randn(3, 256), []
-    planes = layer.planes.clone()
-    for wide in (False, True) if lut.wide_here() else (False,):
-        layer._layout = lut.laid_out(layer, wide)
-        assert torch.equal(lut.restore(layer), planes)
-        found.append(lut.multiply(layer, x))
-        layer._layout = ()
-    assert torch.allclose(found[0], found[-1], atol=1e-5)
+    for spec in LOOKED_UP:
+        for rows, inputs in ((1, 768), (300, 768), (640, 256)):
+            if inputs % max(8, parse(spec).group):
+                continue
+            _, layer = layer_of(replace(parse(spec), act="none", trained=False), rows, inputs)
+            planes, step = layer.planes.clone(), lut.step_of(layer)
+            x = torch.randint(-20, 21, (3, inputs // step, step)).float()
+            x[..., :4] = torch.tensor([127.0, 0, 0, 0])
+            x = x.flatten(1)
+            wanted = x.double() @ layer.dense_weight().double().t()
+            for wide in {False, lut.wide_here() and step % 32 == 0}:
+                layer._layout = lut.laid_out(layer, wide)
+                assert torch.equal(lut.restore(layer), planes)
+                for count in (1, 3):
+                    assert torch.allclose(
+                        lut.multiply(layer, x[:count]).double(), wanted[:count], rtol=0, atol=1e-6 * wanted.abs().max()
+                    ), spec
+                assert lut.multiply(layer, x[:0]).shape == (0, rows)
+                layer._layout = ()
 
 
 @needs_compiler
