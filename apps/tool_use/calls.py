@@ -226,25 +226,38 @@ def constraint(
         thought: a line of free text may stand before the calls.
 
     Raises:
-        ConfigError: a tool's schema cannot be kept to, whose name and place are told, or its name not in Python.
+        ConfigError: a tool's schema cannot be kept to, whose name and place are told, or its name not in Python; or
+            the tools together need too many states.
     """
-    from core.inference.constrained.automaton import Automaton
     from core.inference.constrained.constraint import JsonConstraint
-    from core.inference.constrained.json_schema import DEPTH, Compiler, SchemaError
+    from core.inference.constrained.json_schema import deepest
     from core.inference.constrained.masks import vocabulary_of
+
+    check_format(form)
+    return JsonConstraint(
+        deepest(lambda depth: _automaton(tools, form, most, thought, depth)), vocabulary_of(tokenizer, size)
+    )
+
+
+def _automaton(tools: Sequence[ToolSpec], form: str, most: int | None, thought: bool, depth: int) -> Any:
+    """The automaton of calls whose open parts nest to a depth."""
+    from core.inference.constrained.automaton import Automaton
+    from core.inference.constrained.json_schema import Compiler, SchemaError
     from core.inference.constrained.python_call import PythonCompiler, is_name
 
-    compiler = PythonCompiler({}) if check_format(form) == "python" else Compiler({})
+    compiler = PythonCompiler({}) if form == "python" else Compiler({})
     b = compiler.b
 
     def call(tool: ToolSpec) -> Any:
-        schema, at = {"type": "object", **tool.parameters}, f"{tool.name}#"
+        schema, at = {**tool.parameters, "type": "object"}, f"{tool.name}#"
+        if tool.parameters.get("type", "object") != "object":
+            raise SchemaError("a tool's parameters are a schema of an object", where=f"{at}/type")
         if isinstance(compiler, PythonCompiler):
             if not all(map(is_name, tool.name.split("."))):
                 raise ConfigError(f"'{tool.name}' cannot be called in Python", hint="use json or hermes")
-            return compiler.call(tool.name, schema, at)
+            return compiler.call(tool.name, schema, at, depth)
         head = b.text(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
-        return b.sequence([head, compiler.object(schema, at, DEPTH), b.text("}")])
+        return b.sequence([head, compiler.value(schema, at, depth), b.text("}")])
 
     def one() -> Any:
         pieces = []
@@ -271,7 +284,7 @@ def constraint(
     line = b.optional(b.sequence([_line(b), b.text("\n")])) if thought else b.nothing()
     whole = b.sequence([b.optional(b.text(" ")), line, piece])
     assert whole is not None
-    return JsonConstraint(Automaton(b, whole), vocabulary_of(tokenizer, size))
+    return Automaton(b, whole)
 
 
 def _line(b: Any) -> Any:

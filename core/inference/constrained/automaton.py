@@ -7,27 +7,43 @@ state when it is first reached and remembers it; each state also knows the fewes
 
 from __future__ import annotations
 
-import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from core.errors import ConfigError
+
 Piece = tuple[int, int] | None
 DEAD = -1
 FAR = 1 << 20
+MOST = 500_000
+"""States of a nondeterministic automaton: some seconds to build."""
+
+
+class TooLargeError(ConfigError):
+    """A form that needs more than `MOST` states."""
 
 
 class Builder:
-    """States and edges of a nondeterministic automaton; its methods give pieces."""
+    """States and edges of a nondeterministic automaton; its methods give pieces.
+
+    Raises:
+        TooLargeError: the pieces need more than `MOST` states.
+    """
 
     def __init__(self) -> None:
-        self.edges: list[list[tuple[int, int, int]]] = []
-        self.jumps: list[list[int]] = []
+        self.edges: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        self.jumps: defaultdict[int, list[int]] = defaultdict(list)
+        self.states = 0
 
     def state(self) -> int:
-        self.edges.append([])
-        self.jumps.append([])
-        return len(self.edges) - 1
+        self.states += 1
+        if self.states > MOST:
+            raise TooLargeError(
+                f"the form needs more than {MOST:,} states", hint="lower maxItems, maxLength and the like"
+            )
+        return self.states - 1
 
     def byte(self, low: int, high: int | None = None) -> Piece:
         """One byte of [low, high]."""
@@ -49,6 +65,22 @@ class Builder:
             self.edges[current].append((value, value, following))
             current = following
         return start, current
+
+    def texts(self, texts: Iterable[str | bytes]) -> Piece:
+        """Any of these texts; beginnings that they share are there once. Impossible when there is none."""
+        start, end = self.state(), self.state()
+        following: dict[tuple[int, int], int] = {}
+        empty = True
+        for text in texts:
+            current, empty = start, False
+            for value in text.encode("utf-8") if isinstance(text, str) else text:
+                target = following.get((current, value))
+                if target is None:
+                    target = following[current, value] = self.state()
+                    self.edges[current].append((value, value, target))
+                current = target
+            self.jumps[current].append(end)
+        return None if empty else (start, end)
 
     def nothing(self) -> Piece:
         """The empty text."""
@@ -88,16 +120,31 @@ class Builder:
         self.jumps[piece[1]] += [piece[0], end]
         return start, end
 
+    def copy(self, piece: tuple[int, int]) -> tuple[int, int]:
+        """The same piece on states of its own."""
+        names: dict[int, int] = {}
+        waiting = [piece[0], piece[1]]
+        while waiting:
+            state = waiting.pop()
+            if state not in names:
+                names[state] = self.state()
+                waiting += [target for _, _, target in self.edges[state]] + self.jumps[state]
+        for state, own in names.items():
+            self.edges[own] = [(low, high, names[target]) for low, high, target in self.edges[state]]
+            self.jumps[own] = [names[target] for target in self.jumps[state]]
+        return names[piece[0]], names[piece[1]]
+
 
 class Automaton:
     """The deterministic automaton of a piece, made as it is read.
 
     Attributes:
-        start: the first state. Its states are numbers; `DEAD` is where no text can end.
+        start: the first state. Its states are numbers; `DEAD` is where no text can end. size: states of the builder.
     """
 
     def __init__(self, builder: Builder, piece: tuple[int, int]) -> None:
-        self._edges, self._jumps, self._end = builder.edges, builder.jumps, piece[1]
+        self._edges, self._jumps, self._end = dict(builder.edges), dict(builder.jumps), piece[1]
+        self.size = builder.states
         self._to_end = self._fewest_bytes()
         self._numbers: dict[frozenset[int], int] = {}
         self._members: list[frozenset[int]] = []
@@ -141,7 +188,7 @@ class Automaton:
         return self.accepts(self.step(self.start, text.encode("utf-8") if isinstance(text, str) else text))
 
     def _fill(self, state: int) -> None:
-        edges = [edge for member in self._members[state] for edge in self._edges[member]]
+        edges = [edge for member in self._members[state] for edge in self._edges.get(member, ())]
         borders = sorted({low for low, _, _ in edges} | {high + 1 for _, high, _ in edges} | {0})
         row = np.full(256, DEAD, dtype=np.int32)
         for low, following in zip(borders, [*borders[1:], 256]):
@@ -179,31 +226,39 @@ class Automaton:
         if known is None:
             seen, waiting = {state}, [state]
             while waiting:
-                for target in self._jumps[waiting.pop()]:
+                for target in self._jumps.get(waiting.pop(), ()):
                     if target not in seen:
                         seen.add(target)
                         waiting.append(target)
-            known = frozenset(s for s in seen if self._edges[s] or s == self._end)
+            known = frozenset(s for s in seen if self._edges.get(s) or s == self._end)
             self._closures[state] = known
         return known
 
     def _fewest_bytes(self) -> list[int]:
-        """For each nondeterministic state the fewest bytes to the end, by Dijkstra's search from the end."""
-        back: list[list[tuple[int, int]]] = [[] for _ in self._edges]
-        for state, edges in enumerate(self._edges):
+        """For each nondeterministic state the fewest bytes to the end, by a search from there, one byte a round."""
+        jumped: defaultdict[int, list[int]] = defaultdict(list)
+        stepped: defaultdict[int, list[int]] = defaultdict(list)
+        for state, targets in self._jumps.items():
+            for target in targets:
+                jumped[target].append(state)
+        for state, edges in self._edges.items():
             for _, _, target in edges:
-                back[target].append((state, 1))
-            for target in self._jumps[state]:
-                back[target].append((state, 0))
-        best = [FAR] * len(self._edges)
-        best[self._end] = 0
-        waiting = [(0, self._end)]
-        while waiting:
-            cost, state = heapq.heappop(waiting)
-            if cost > best[state]:
-                continue
-            for source, more in back[state]:
-                if cost + more < best[source]:
-                    best[source] = cost + more
-                    heapq.heappush(waiting, (cost + more, source))
+                stepped[target].append(state)
+        best = [FAR] * self.size
+        best[self._end] = cost = 0
+        level = [self._end]
+        while level:
+            following = []
+            for state in level:
+                if best[state] < cost:
+                    continue
+                for source in jumped.get(state, ()):
+                    if best[source] > cost:
+                        best[source] = cost
+                        level.append(source)
+                for source in stepped.get(state, ()):
+                    if best[source] > cost + 1:
+                        best[source] = cost + 1
+                        following.append(source)
+            level, cost = following, cost + 1
         return best

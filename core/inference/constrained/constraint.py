@@ -75,9 +75,7 @@ class ConstrainedLogits:
 
     def __init__(self, constraints: list[JsonConstraint | None], prompt_length: int, room: int) -> None:
         self.constraints, self.prompt_length, self.room = constraints, prompt_length, room
-        self._states: dict[tuple[int, tuple[int, ...]], int] = {
-            (row, ()): constraint.start for row, constraint in enumerate(constraints) if constraint is not None
-        }
+        self._states: dict[tuple[int, tuple[int, ...]], int] = {}
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """scores (B·beams, V) with −∞ where a token is not allowed."""
@@ -87,25 +85,30 @@ class ConstrainedLogits:
         written = input_ids[:, self.prompt_length :].tolist()
         budget = self.room - (input_ids.shape[1] - self.prompt_length)
         masks = np.ones(tuple(scores.shape), dtype=bool)
+        states = {}
         for index, tokens in enumerate(written):
             row = index // beams
             constraint = self.constraints[row]
             if constraint is None:
                 continue
-            mask = constraint.allowed(self._state(row, tuple(tokens)), budget)
+            states[row, tuple(tokens)] = state = self._state(row, tuple(tokens))
+            mask = constraint.allowed(state, budget)
             if not mask.any():
                 mask = np.zeros_like(mask)
                 mask[constraint.vocabulary.end] = True
             masks[index, : len(mask)] = mask[: scores.shape[1]]
             masks[index, len(mask) :] = False
+        self._states = states
         return scores.masked_fill(~torch.from_numpy(masks).to(scores.device), float("-inf"))
 
     def _state(self, row: int, tokens: tuple[int, ...]) -> int:
-        known = self._states.get((row, tokens))
-        if known is None:
-            constraint = self.constraints[row]
-            assert constraint is not None
-            before = self._state(row, tokens[:-1])
-            known = before if before == DEAD else constraint.advance(before, tokens[-1])
-            self._states[row, tokens] = known
-        return known
+        """The state after the tokens: one step from the call before, where their beginning was seen."""
+        constraint = self.constraints[row]
+        assert constraint is not None
+        state = self._states.get((row, tokens[:-1])) if tokens else constraint.start
+        rest = tokens[-1:]
+        if state is None:
+            state, rest = constraint.start, tokens
+        for token in rest:
+            state = state if state == DEAD else constraint.advance(state, token)
+        return state

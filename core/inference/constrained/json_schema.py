@@ -2,20 +2,23 @@
 
 Properties come in the order in which the schema lists them, and further properties are not written although the schema
 may allow them; a space may follow a comma or a colon. Values without a schema, and references that lead back to
-themselves, nest to a fixed depth. A keyword that could be broken unnoticed (`not`, `if`, `dependentRequired`,
-`uniqueItems` of open values, …) is refused with its place, before anything is generated.
+themselves, nest to a fixed depth, or to a smaller one where the automaton would be too large. A keyword that could be
+broken unnoticed (`not`, `if`, `dependentRequired`, `uniqueItems` of open values, …) is refused with its place, before
+anything is generated.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from core.inference.constrained import numbers
-from core.inference.constrained.automaton import Automaton, Builder, Piece
+from core.inference.constrained.automaton import Automaton, Builder, Piece, TooLargeError
 from core.inference.constrained.schema_parts import (
+    ASSERTIONS,
     SchemaError,
+    check,
     disjoint,
     free_keys,
     merged,
@@ -29,20 +32,38 @@ __all__ = ["SchemaError", "compile_schema", "resolve"]
 
 DEPTH = 3
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-REFUSED = (
-    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "contains", "minContains",
-    "propertyNames", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
-)  # fmt: skip
 LONGEST = 4096
+Made = TypeVar("Made")
 
 
 def compile_schema(schema: Mapping[str, Any] | bool) -> Automaton:
-    """The automaton of a schema. Raises `SchemaError` for what is not supported, or when no value is valid."""
-    compiler = Compiler(schema)
-    piece = compiler.value(schema, "#", DEPTH)
-    if piece is None:
-        raise SchemaError("no value is valid under this schema", where="#")
-    return Automaton(compiler.b, piece)
+    """The automaton of a schema.
+
+    Raises:
+        SchemaError: what is not supported, or no value is valid. TooLargeError: even where nothing nests.
+    """
+
+    def made(depth: int) -> Automaton:
+        compiler = Compiler(schema)
+        piece = compiler.value(schema, "#", depth)
+        if piece is None:
+            raise SchemaError("no value is valid under this schema", where="#")
+        return Automaton(compiler.b, piece)
+
+    return deepest(made)
+
+
+def deepest(made: Callable[[int], Made]) -> Made:
+    """`made(depth)` for the greatest depth of open parts whose automaton is not too large."""
+    for depth in range(DEPTH, -1, -1):
+        try:
+            return made(depth)
+        except TooLargeError:
+            if depth == 0:
+                raise
+        except RecursionError:
+            raise SchemaError("the schema is nested too deep", where="#") from None
+    raise AssertionError("unreachable")
 
 
 class Compiler:
@@ -69,15 +90,11 @@ class Compiler:
             return None
         if not isinstance(schema, Mapping):
             raise SchemaError(f"a schema is an object, this is {type(schema).__name__}", where=at)
-        for word in REFUSED:
-            if word in schema:
-                raise SchemaError(f"'{word}' is not supported", where=f"{at}/{word}", hint="leave it out")
+        check(schema, at)
         if "$ref" in schema:
             return self.reference(schema, at, depth)
-        if "const" in schema:
-            return self.constants([schema["const"]])
-        if "enum" in schema:
-            return self.constants(self._of_type(schema["enum"], schema, at))
+        if "const" in schema or "enum" in schema:
+            return self.constants(self._listed(schema, at))
         if "allOf" in schema:
             return self.value(merged(schema, at), at, depth)
         for word in ("anyOf", "oneOf"):
@@ -87,6 +104,8 @@ class Compiler:
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if kinds is None:
             return self.anything(depth)
+        if not isinstance(kinds, list):
+            raise SchemaError("a type is a name or a list of names", where=f"{at}/type")
         return self.b.either([self.typed(kind, schema, at, depth) for kind in kinds])
 
     def typed(self, kind: str, schema: Mapping[str, Any], at: str, depth: int) -> Piece:
@@ -100,7 +119,7 @@ class Compiler:
         if kind == "string":
             return self.string(schema, at)
         if kind in ("integer", "number"):
-            return self.number(kind, schema, at)
+            return numbers.bounded(self.b, kind, schema, at)
         return self.constants([None] if kind == "null" else [True, False])
 
     @staticmethod
@@ -117,15 +136,28 @@ class Compiler:
 
     def constants(self, values: Sequence[Any]) -> Piece:
         """Any of these values."""
-        return self.b.either([self.b.text(json.dumps(value, ensure_ascii=False)) for value in values])
+        return self.b.texts(json.dumps(value, ensure_ascii=False) for value in values)
 
-    @staticmethod
-    def _of_type(values: Any, schema: Mapping[str, Any], at: str) -> list[Any]:
+    def _listed(self, schema: Mapping[str, Any], at: str) -> list[Any]:
+        """The values of `const` or `enum` that the rest of the schema accepts."""
+        values = schema["enum"] if "enum" in schema else [schema["const"]]
         if not isinstance(values, list) or not values:
             raise SchemaError("an enum is a list of values", where=f"{at}/enum")
         kinds = schema.get("type")
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        return [value for value in values if kinds is None or type_of(value) & set(kinds)]
+        fitting = [value for value in values if kinds is None or type_of(value) & set(kinds)]
+        if "const" in schema:
+            one = schema["const"]
+            fitting = [value for value in fitting if value == one and type_of(value) & type_of(one)]
+        rest = {word: schema[word] for word in ASSERTIONS if word in schema and word not in ("const", "enum", "type")}
+        if not rest or not fitting:
+            return fitting
+        if not {"$ref", "allOf", "anyOf", "oneOf"} & set(rest):
+            rest["type"] = sorted(set().union(*map(type_of, fitting)))
+        other = Compiler(self.root)
+        piece = other.value(rest, at, DEPTH)
+        accepts = Automaton(other.b, piece).accepts_text if piece is not None else lambda text: False
+        return [value for value in fitting if accepts(json.dumps(value, ensure_ascii=False))]
 
     def string(self, schema: Mapping[str, Any], at: str) -> Piece:
         """A string, its length in characters between bounds."""
@@ -154,34 +186,6 @@ class Compiler:
         self.b.edges[start].append((0x5C, 0x5C, escaped))
         self.b.edges[escaped] += [(ord(c), ord(c), end) for c in self.ESCAPED]
         return start, end
-
-    def number(self, kind: str, schema: Mapping[str, Any], at: str) -> Piece:
-        low, high = schema.get("minimum"), schema.get("maximum")
-        open_low = open_high = False
-        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-        for word in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-            given = schema.get(word)
-            if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float))):
-                raise SchemaError("a bound is a number", where=f"{at}/{word}")
-        if above is not None and (low is None or above >= low):
-            low, open_low = above, True
-        if below is not None and (high is None or below <= high):
-            high, open_high = below, True
-        step = schema.get("multipleOf")
-        first, last = numbers.scaled(low, high, open_low, open_high, 0)
-        if step is not None:
-            whole = isinstance(step, int) or float(step).is_integer()
-            found = numbers.multiples(first, last, int(step)) if whole and step >= 1 else None
-            if found is None or len(found) > LONGEST:
-                raise SchemaError(
-                    "multipleOf needs a whole step and bounds",
-                    where=f"{at}/multipleOf",
-                    hint="give minimum and maximum",
-                )
-            return self.constants(list(found))
-        if kind == "integer":
-            return numbers.integer(self.b, first, last)
-        return numbers.number(self.b, low, high, open_low, open_high)
 
     # ---- composites --------------------------------------------------------------------------------------------
 
@@ -227,7 +231,7 @@ class Compiler:
                     continue
                 reached = min(count + 1, cap)
                 if reached not in written:
-                    written[reached] = self._copy(piece) if written else piece
+                    written[reached] = b.copy(piece) if written else piece
                 comma = b.sequence([b.text(","), self._space()]) if count else b.nothing()
                 assert comma is not None
                 b.jumps[place].append(comma[0])
@@ -243,22 +247,6 @@ class Compiler:
             if count >= min(least, cap):
                 b.jumps[place].append(end[0])
         return (start[0], end[1]) if any(count >= min(least, cap) for count in places) else None
-
-    def _copy(self, piece: tuple[int, int]) -> tuple[int, int]:
-        """The same piece on states of its own."""
-        b = self.b
-        names: dict[int, int] = {}
-        waiting = [piece[0], piece[1]]
-        while waiting:
-            state = waiting.pop()
-            if state in names:
-                continue
-            names[state] = b.state()
-            waiting += [target for _, _, target in b.edges[state]] + b.jumps[state]
-        for state, own in names.items():
-            b.edges[own] = [(low, high, names[target]) for low, high, target in b.edges[state]]
-            b.jumps[own] = [names[target] for target in b.jumps[state]]
-        return names[piece[0]], names[piece[1]]
 
     def _map(self, more: Any, at: str, depth: int, least: int, most: int | None) -> Piece:
         """An object with any keys. Past the depth it is empty."""
@@ -276,6 +264,8 @@ class Compiler:
         items, first = schema.get("items", True), schema.get("prefixItems", [])
         if isinstance(items, list):
             items, first = schema.get("additionalItems", True), items
+        if not isinstance(first, list):
+            raise SchemaError("prefixItems is a list of schemas", where=f"{at}/prefixItems")
         if schema.get("uniqueItems"):
             return self._unique(items, at, least, most)
         if first:
@@ -324,7 +314,16 @@ class Compiler:
         return b.either([empty, b.sequence([b.text(left), one, rest, b.text(right)])])
 
     def alternatives(self, schema: Mapping[str, Any], word: str, at: str, depth: int) -> Piece:
-        """Any of the schemas. Of `oneOf` only those that no other can share a value with are accepted."""
+        """Any of the schemas."""
+        found = enumerate(self.branches(schema, word, at))
+        return self.b.either([self.value(branch, f"{at}/{word}/{n}", depth) for n, branch in found])
+
+    @staticmethod
+    def branches(schema: Mapping[str, Any], word: str, at: str) -> list[dict[str, Any]]:
+        """What `anyOf` or `oneOf` lists, each with all that stands beside.
+
+        Of `oneOf` only branches that no other can share a value with are accepted.
+        """
         given = schema[word]
         if not isinstance(given, list) or not given:
             raise SchemaError(f"{word} is a list of schemas", where=f"{at}/{word}")
@@ -339,12 +338,11 @@ class Compiler:
                             where=f"{at}/oneOf/{n}",
                             hint="use anyOf, or give the branches different types or constants",
                         )
-        return self.b.either([self.value(branch, f"{at}/{word}/{n}", depth) for n, branch in enumerate(branches)])
+        return branches
 
     def reference(self, schema: Mapping[str, Any], at: str, depth: int) -> Piece:
         """What a reference within the schema leads to; one that is open already uses up depth."""
-        pointer = schema["$ref"]
-        target = resolve(self.root, pointer, at)
+        pointer, target = schema["$ref"], self.target(schema, at)
         within = self.open.count(pointer)
         if within and depth - within < 0:
             return None
@@ -353,6 +351,12 @@ class Compiler:
             return self.value(target, pointer, depth)
         finally:
             self.open.pop()
+
+    def target(self, schema: Mapping[str, Any], at: str) -> Any:
+        """The schema that a reference leads to, with what stands beside the reference."""
+        target = resolve(self.root, schema["$ref"], at)
+        beside = {word: schema[word] for word in ASSERTIONS if word in schema and word != "$ref"}
+        return merged({"allOf": [target, beside]}, at) if beside else target
 
     def anything(self, depth: int) -> Piece:
         """Any JSON value, nested at most `depth` deep."""

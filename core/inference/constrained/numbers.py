@@ -7,13 +7,50 @@ and 410-412. Fractions between bounds are integers counted in the last decimal p
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
 
 from core.inference.constrained.automaton import Builder, Piece
+from core.inference.constrained.schema_parts import SchemaError
 
 DIGITS = 15
 """Digits before the point of a number without bounds: what a double holds exactly."""
+WIDEST = 19
+"""Digits of a number with bounds: 64-bit integers have no more."""
 PLACES = 6
+MULTIPLES = 4096
+
+
+def bounded(b: Builder, kind: str, schema: Mapping[str, Any], at: str) -> Piece:
+    """An integer or a number between the bounds of a schema. Raises `SchemaError` for bounds that are none."""
+    low, high = schema.get("minimum"), schema.get("maximum")
+    open_low = open_high = False
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    for word in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"):
+        given = schema.get(word)
+        infinite = isinstance(given, float) and not math.isfinite(given)
+        if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float)) or infinite):
+            raise SchemaError("a bound is a number", where=f"{at}/{word}")
+    if above is not None and (low is None or above >= low):
+        low, open_low = above, True
+    if below is not None and (high is None or below <= high):
+        high, open_high = below, True
+    step = schema.get("multipleOf")
+    first, last = scaled(low, high, open_low, open_high, 0)
+    if step is not None:
+        whole = isinstance(step, int) or float(step).is_integer()
+        found = multiples(first, last, int(step)) if whole and step >= 1 else None
+        if found is None or len(found) > MULTIPLES:
+            raise SchemaError(
+                "multipleOf needs a whole step and bounds",
+                where=f"{at}/multipleOf",
+                hint="give minimum and maximum",
+            )
+        return b.texts(map(str, found))
+    if kind == "integer":
+        return integer(b, first, last)
+    return number(b, low, high, open_low, open_high)
 
 
 def digit(b: Builder, low: int = 0, high: int = 9) -> Piece:
@@ -37,9 +74,8 @@ def integer(b: Builder, low: int | None = None, high: int | None = None) -> Piec
     """An integer of [low, high]; None is no bound. Impossible when low > high."""
     if low is None and high is None:
         return b.sequence([b.optional(b.text("-")), natural(b)])
-    largest = 10**DIGITS - 1
-    low, high = -largest if low is None else low, largest if high is None else high
-    low, high = min(low, max(low, -largest)), max(high, min(high, largest))
+    largest, widest = 10**DIGITS - 1, 10**WIDEST
+    low, high = -largest if low is None else max(low, -widest), largest if high is None else min(high, widest)
     if low > high:
         return None
     parts = []
@@ -111,7 +147,7 @@ def _fixed(b: Builder, first: int | None, last: int | None, places: int) -> Piec
     """Numbers with exactly `places` decimals whose units are in [first, last]."""
     unit = 10**places
     limit = 10**DIGITS * unit - 1
-    first, last = -limit if first is None else first, limit if last is None else last
+    first, last = -limit if first is None else max(first, -limit), limit if last is None else min(last, limit)
     parts = []
     for sign, low, high in (("-", max(1, -last), -first), ("", max(0, first), last)):
         if low > high:

@@ -13,7 +13,7 @@ from typing import Any
 
 from core.inference.constrained.automaton import Piece
 from core.inference.constrained.json_schema import DEPTH, Compiler
-from core.inference.constrained.schema_parts import free_keys
+from core.inference.constrained.schema_parts import check, free_keys, merged
 
 
 def is_name(text: str) -> bool:
@@ -26,15 +26,25 @@ class PythonCompiler(Compiler):
 
     ESCAPED = "\"'\\bfnrt"
 
-    def call(self, name: str, schema: Mapping[str, Any], at: str) -> Piece:
+    def call(self, name: str, schema: Mapping[str, Any], at: str, depth: int = DEPTH) -> Piece:
         """A call of the function with arguments that are valid under `schema`, an object's."""
-        return self.b.sequence([self.b.text(name), self.arguments(schema, at, DEPTH)])
+        return self.b.sequence([self.b.text(name), self.arguments(schema, at, depth)])
 
     def arguments(self, schema: Mapping[str, Any], at: str, depth: int) -> Piece:
         """Named arguments in parentheses, in the order in which the schema lists them."""
+        b = self.b
+        schema = merged(schema, at) if "allOf" in schema else schema
+        check(schema, at)
+        if "$ref" in schema:
+            return self.arguments(self.target(schema, at), schema["$ref"], depth)
+        if "enum" in schema or "const" in schema:
+            return b.sequence([b.text("(**"), self.value(schema, at, depth), b.text(")")])
+        for word in ("anyOf", "oneOf"):
+            if word in schema:
+                found = enumerate(self.branches(schema, word, at))
+                return b.either([self.arguments(branch, f"{at}/{word}/{n}", depth) for n, branch in found])
         if free_keys(schema, at) is None:
             return self.properties(schema, at, depth, self.argument, ("(", ")"))
-        b = self.b
         least = self._counts(schema, at, "minProperties", "maxProperties")[0]
         several = b.sequence([b.text("(**"), self.object(schema, at, depth), b.text(")")])
         return b.either([b.text("()") if least == 0 else None, several])

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from core.errors import ConfigError
 from core.inference.constrained.automaton import Builder
 
+REFUSED = (
+    "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "contains", "minContains",
+    "propertyNames", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef", "$recursiveRef",
+)  # fmt: skip
+ASSERTIONS = (
+    "$ref", "type", "enum", "const", "allOf", "anyOf", "oneOf", "properties", "required", "additionalProperties",
+    "patternProperties", "minProperties", "maxProperties", "items", "prefixItems", "additionalItems", "minItems",
+    "maxItems", "uniqueItems", "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum",
+    "exclusiveMaximum", "multipleOf",
+)  # fmt: skip
+"""The keywords that say which values are valid; others describe."""
+
 
 class SchemaError(ConfigError):
     """A schema that cannot be kept to, with the JSON pointer of the part that is the reason."""
+
+
+def check(schema: Mapping[str, Any], at: str) -> None:
+    """Raise `SchemaError` for a keyword that could be broken unnoticed."""
+    for word in REFUSED:
+        if word in schema:
+            raise SchemaError(f"'{word}' is not supported", where=f"{at}/{word}", hint="leave it out")
 
 
 def utf8(b: Builder) -> tuple[int, int]:
@@ -55,18 +76,29 @@ def type_of(value: Any) -> set[str]:
 def free_keys(schema: Mapping[str, Any], at: str) -> Any:
     """The schema of the values of an object with any keys; None for one whose properties are listed."""
     properties, required = schema.get("properties", {}), schema.get("required", [])
-    if not isinstance(properties, Mapping):
+    if not isinstance(properties, Mapping) or not all(isinstance(name, str) for name in properties):
         raise SchemaError("properties are an object", where=f"{at}/properties")
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
         raise SchemaError("required is a list of names", where=f"{at}/required")
     more = schema.get("additionalProperties", True)
-    return None if properties or required or more is False else more
+    free = None if properties or required or more is False else more
+    for pattern in schema.get("patternProperties", ()):
+        try:
+            if free is not None or any(re.search(pattern, name) for name in [*properties, *required]):
+                raise SchemaError("patternProperties of keys that are written are not supported",
+                                  where=f"{at}/patternProperties", hint="list the properties")  # fmt: skip
+        except (re.error, TypeError) as error:
+            raise SchemaError(f"not a regular expression: {error}", where=f"{at}/patternProperties") from error
+    return free
 
 
 def merged(schema: Mapping[str, Any], at: str) -> dict[str, Any]:
     """`allOf` as one schema: properties and required joined, equal keywords kept. Raises where they contradict."""
     result = {k: v for k, v in schema.items() if k != "allOf"}
-    for part in schema.get("allOf", []):
+    parts = schema.get("allOf", [])
+    if not isinstance(parts, list):
+        raise SchemaError("allOf is a list of schemas", where=f"{at}/allOf")
+    for part in parts:
         if part is True:
             continue
         if not isinstance(part, Mapping):
@@ -80,7 +112,7 @@ def merged(schema: Mapping[str, Any], at: str) -> dict[str, Any]:
                 result[word] = {**result[word], **value}
             elif word == "required" and word in result:
                 result[word] = [*result[word], *(name for name in value if name not in result[word])]
-            elif word in result and result[word] != value and word not in ("description", "title"):
+            elif word in result and result[word] != value and word in ASSERTIONS:
                 raise SchemaError(f"'{word}' is given twice", where=f"{at}/allOf/{word}")
             else:
                 result[word] = value
@@ -108,10 +140,10 @@ def disjoint(first: Any, second: Any) -> bool:
 
 def resolve(root: Any, pointer: Any, at: str) -> Any:
     """What a reference "#/a/b" leads to. Raises `SchemaError` for one that leads nowhere or outside."""
-    if not isinstance(pointer, str) or not pointer.startswith("#"):
-        raise SchemaError("only references within the schema are followed", where=f"{at}/$ref")
+    if not isinstance(pointer, str) or (pointer != "#" and not pointer.startswith("#/")):
+        raise SchemaError("only references within the schema are followed, as #/…", where=f"{at}/$ref")
     found = root
-    for part in pointer[1:].split("/")[1:]:
+    for part in unquote(pointer[1:]).split("/")[1:]:
         part = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list) and part.isdigit() and int(part) < len(found):
             found = found[int(part)]

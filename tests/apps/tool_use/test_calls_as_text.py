@@ -261,3 +261,22 @@ def test_values_that_json_has_not_are_told_and_stay_text():
     assert len(parsed.notes) == 5
     assert json.dumps(dict(call.arguments))
     assert call.arguments["g"] == (1, 2) and call.arguments["a"] == "{1}"
+
+
+@pytest.mark.parametrize("form", ["json", "python"])
+def test_what_stands_beside_the_parameters_counts_too(form):
+    tokenizer = train_bpe([" ".join(map(chr, range(32, 127)))] * 20, 400)
+    both = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}
+
+    def accepts(parameters, arguments):
+        kept = constraint([from_chat({"name": "f", "parameters": parameters})], tokenizer, form)
+        return kept.automaton.accepts_text(render([Call("f", arguments)], form))
+
+    needs_a = {"$ref": "#/$defs/A", "$defs": {"A": {**both, "required": ["a"]}}}
+    for parameters in (needs_a, {**both, "allOf": [{"required": ["a"]}]}, {**both, "anyOf": [{"required": ["a"]}]}):
+        assert accepts(parameters, {"a": "x"}) and not accepts(parameters, {})
+    for word, value in (("not", {}), ("if", {}), ("dependentRequired", {"a": ["b"]})):
+        with pytest.raises(ConfigError, match=f"'{word}' is not supported"):
+            accepts({**both, word: value}, {})
+    with pytest.raises(ConfigError, match="more than"):
+        accepts({**both, "properties": {"a": {"type": "string", "minLength": 10**9}}}, {})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
+import time
 
 import jsonschema
 import pytest
 
 from benchmarks.schemas import random_schema
-from core.inference.constrained.automaton import Automaton, Builder
+from core.inference.constrained.automaton import Automaton, Builder, TooLargeError
 from core.inference.constrained.json_schema import SchemaError, compile_schema
 from core.inference.constrained.numbers import integer, number
 from core.inference.constrained.pattern import pattern_piece
@@ -158,9 +160,60 @@ def test_references_nest_to_a_depth():
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "given twice"),
         ({"type": "integer", "multipleOf": 0.5}, "multipleOf"),
         ([], "a schema is an object"),
+        ({"type": 5}, "a type is a name"),
+        ({"allOf": 5}, "allOf is a list"),
+        ({"type": "array", "prefixItems": 5}, "prefixItems is a list"),
+        ({"type": "integer", "multipleOf": "a"}, "a bound is a number"),
+        ({"type": "number", "minimum": float("inf")}, "a bound is a number"),
+        ({"$ref": "#anchor"}, "within the schema"),
+        ({"type": "object", "patternProperties": {"^x": {"type": "integer"}}}, "patternProperties"),
+        ({"type": "object", "properties": {"xa": {}}, "patternProperties": {"^x": {}}}, "patternProperties"),
+        ({"type": "string", "const": 1}, "no value is valid"),
+        (functools.reduce(lambda inner, _: {"type": "array", "items": inner}, range(3000), {}), "nested too deep"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_with_its_place(schema, part):
     with pytest.raises(SchemaError) as error:
         compile_schema(schema)
     assert re.search(part, str(error.value)), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "good", "bad"),
+    [
+        ({"$ref": "#/$defs/A", "maxLength": 2, "$defs": {"A": {"type": "string"}}}, '"ab"', '"abc"'),
+        ({"$ref": "#/$defs/a%20b", "$defs": {"a b": {"type": "null"}}}, "null", "1"),
+        ({"allOf": [{"$ref": "#/$defs/A"}, {"required": ["a"]}], "$defs": {"A": {"properties": {"a": {"const": 1}}}}},
+         '{"a": 1}', "{}"),
+        ({"enum": [1, 2, 3], "minimum": 2}, "3", "1"),
+        ({"enum": ["a", 1], "anyOf": [{"type": "integer"}, {"maxLength": 0}]}, "1", '"a"'),
+        ({"enum": [True, 1], "const": 1}, "1", "true"),
+        ({"type": "number", "minimum": 0, "maximum": 1e300}, "12.5", "-1"),
+        ({"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, "9223372036854775807", "9223372036854775808"),
+    ],
+)  # fmt: skip
+def test_keywords_beside_others_count(schema, good, bad):
+    automaton = compile_schema(schema)
+    assert automaton.accepts_text(good) and not automaton.accepts_text(bad)
+    jsonschema.Draft202012Validator(schema).validate(json.loads(good))
+    assert not jsonschema.Draft202012Validator(schema).is_valid(json.loads(bad))
+
+
+def test_what_grows_too_large_nests_less_or_is_refused():
+    start = time.process_time()
+    parts = {name: {"type": "object", "properties": {f"k{n}": {"$ref": f"#/$defs/{other}"} for n in range(4)}}
+             for name, other in (("A", "B"), ("B", "A"))}  # fmt: skip
+    automaton = compile_schema({"$ref": "#/$defs/A", "$defs": parts})
+    assert automaton.accepts_text('{"k0": {"k3": {}}}')
+    for schema in ({"type": "string", "minLength": 10**9}, {"type": "string", "pattern": "^((a{99}){99}){99}$"}):
+        with pytest.raises(TooLargeError, match="more than"):
+            compile_schema(schema)
+    assert time.process_time() - start < 30
+
+
+def test_alternatives_share_their_beginnings():
+    values = [f"value {n}" for n in range(5000)]
+    automaton = compile_schema({"enum": values})
+    assert automaton.size < 20_000
+    assert all(automaton.accepts_text(f'"{value}"') for value in values[::97])
+    assert not automaton.accepts_text('"value 5000"') and not automaton.accepts_text('"value"')
