@@ -1,9 +1,10 @@
 """Conversations from the layouts that people have them in, all as `ChatExample`s.
 
-Three layouts are read from JSON (a list) or JSONL files: Alpaca's `instruction`, `input`, `output`; ShareGPT's
-`conversations` of `from` and `value`; and OpenAI's `messages` of `role` and `content`. A row may add a better and a
-worse answer (`chosen`, `rejected`). The reader `auto` looks at the first rows, says which layout it found and why, and
-refuses a file of mixed layouts. Nothing here knows of tokenizers or models.
+JSON lists and JSON lines are read, whatever the file is called, in five layouts: Alpaca's `instruction`, `input`,
+`output`; ShareGPT's `conversations` of `from` and `value`; OpenAI's `messages` of `role` and `content`; a `prompt` with
+its `completion`; and pairs of whole conversations, `chosen` and `rejected`, which every other layout may bring as well.
+The reader `auto` looks at the first rows, says which layout it found and why, and refuses a file of mixed layouts.
+Nothing here knows of tokenizers or models.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ ROLES = {
     "system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant",
     "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant", "model": "assistant",
 }  # fmt: skip
-LAYOUTS = {"alpaca": "instruction", "sharegpt": "conversations", "messages": "messages"}
+LAYOUTS = {
+    "alpaca": "instruction", "sharegpt": "conversations", "messages": "messages", "prompt": "prompt", "pairs": "chosen",
+}  # fmt: skip
+TABLES = {".parquet": "parquet", ".arrow": "feather", ".csv": "csv", ".tsv": "table", ".xlsx": "excel"}
 SNIFFED = 50
 
 
@@ -48,20 +52,29 @@ class ChatExample:
 
 def conversation(row: Mapping[str, Any], layout: str) -> ChatExample:
     """A row of one layout. Raises `DataError` naming the field that is wrong."""
-    turns = _alpaca(row) if layout == "alpaca" else _turns(row, LAYOUTS[layout])
+    field = LAYOUTS[layout]
+    if field not in row:
+        raise DataError(f"the row has no '{field}'", field=field, got=list(row), expected=f"a row of {layout}")
+    turns = _alpaca(row) if layout == "alpaca" else _prompt(row) if layout == "prompt" else _turns(row, field)
     chosen = _answer(row, "chosen")
-    if chosen is None and turns and turns[-1][0] == "assistant":
+    if turns[-1][0] == "assistant" and chosen in (None, turns[-1][1]):
         chosen, turns = turns[-1][1], turns[:-1]
     if not any(role == "user" for role, _ in turns):
-        raise DataError("the conversation has no user turn", field=LAYOUTS[layout])
+        raise DataError("the conversation has no user turn", field=field)
     if turns[-1][0] != "user":
-        raise DataError("the assistant speaks twice", field=LAYOUTS[layout])
+        raise DataError("the assistant speaks twice", field=field)
     expected = ["user", "assistant"] * len(turns)
     spoken = [role for role, _ in turns if role != "system"]
     if spoken != expected[: len(spoken)] or any(role == "system" for role, _ in turns[1:]):
         order = ", ".join(role for role, _ in turns)
-        raise DataError("the turns do not alternate", field=LAYOUTS[layout], got=order, expected="user, assistant, …")
+        raise DataError("the turns do not alternate", field=field, got=order, expected="user, assistant, …")
     rejected = _answer(row, "rejected")
+    if isinstance(row.get("rejected"), list) and len(row["rejected"]) > 1:
+        own = [turn for turn in _turns(row, "rejected")[:-1] if turn[0] != "system"]
+        if own != [turn for turn in turns if turn[0] != "system"]:
+            raise DataError(
+                "the worse answer is to another question", field="rejected", got=own[-1][1] if own else None
+            )
     label = row.get("id")
     return ChatExample(tuple(turns), chosen, rejected, None if label is None else str(label))
 
@@ -72,7 +85,10 @@ def _alpaca(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(more, str):
         raise DataError("wrong value", field="input", got=more, expected="a string")
     turns = [("system", row["system"])] if isinstance(row.get("system"), str) and row["system"].strip() else []
-    for number, past in enumerate(row.get("history") or []):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        raise DataError("wrong value", field="history", got=history, expected="a list of [question, answer]")
+    for number, past in enumerate(history):
         if not (isinstance(past, list) and len(past) == 2 and all(isinstance(t, str) for t in past)):
             raise DataError("wrong value", field=f"history[{number}]", got=past, expected="[question, answer]")
         turns += [("user", past[0]), ("assistant", past[1])]
@@ -80,6 +96,15 @@ def _alpaca(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "chosen" not in row:
         turns.append(("assistant", _text(row, "output")))
     return turns
+
+
+def _prompt(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A prompt as text or as turns, and its completion likewise, where the row has no better and worse answer."""
+    turns = _turns(row, "prompt") if isinstance(row["prompt"], list) else [("user", _text(row, "prompt"))]
+    if isinstance(row.get("system"), str) and row["system"].strip() and turns[0][0] != "system":
+        turns.insert(0, ("system", row["system"]))
+    completion = _answer(row, "completion")
+    return [*turns, ("assistant", completion)] if completion and "chosen" not in row else turns
 
 
 def _turns(row: Mapping[str, Any], field: str) -> list[tuple[str, str]]:
@@ -96,9 +121,11 @@ def _turn(turn: Any, field: str) -> tuple[str, str]:
     if not isinstance(turn, Mapping):
         raise DataError("wrong value", field=field, got=turn, expected='{"role": …, "content": …}')
     role, text = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise DataError("unknown role", field=field, got=role, expected=", ".join(sorted(ROLES)))
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        raise DataError("the turn is no text", field=field, got=text, expected="a string")
+    if not text.strip():
         raise DataError("empty turn", field=field, got=text, expected="text")
     return ROLES[role], text.strip()
 
@@ -118,23 +145,47 @@ def _answer(row: Mapping[str, Any], name: str) -> str | None:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
+        raise DataError("wrong value", field=name, got=value, expected="a string")
+    if not value.strip():
         raise DataError("empty text", field=name, got=value, expected="text")
     return value.strip()
 
 
-def rows_of(path: str | Path, split: str | None, on_bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line or place in the list, object) of a JSONL file or of a JSON file that holds a list."""
+def rows_of(path: str | Path | None, split: str | None, on_bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line or place in the list, object) of a file of JSON lines, or of one that holds a JSON list."""
+    if path is None:
+        raise DataError("the reader needs a file", hint="set path: in the source")
     place = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
     if not place.is_file():
         raise DataError("file not found", file=place)
-    if place.suffix == ".jsonl":
-        yield from jsonl(place, on_bad)
-        return
+    if place.suffix in TABLES:
+        reads = f"pandas.read_{TABLES[place.suffix]}(…)"
+        hint = f"write its rows as JSON lines: {reads}.to_json('rows.jsonl', orient='records', lines=True)"
+        raise DataError(f"conversations are read from JSON, this is a {place.suffix} file", file=place, hint=hint)
     try:
-        rows = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"not valid JSON: {error}", file=place) from error
+        with open(place, encoding="utf-8-sig") as handle:
+            first = next(filter(str.strip, handle), "").lstrip()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=place) from error
+    except UnicodeDecodeError:
+        first = "{"  # what is wrong is told with its place, below
+    if not first:
+        raise DataError("the file is empty", file=place)
+    if not first.startswith("["):
+        # an object over several lines is no line of JSON
+        yield from jsonl(place, on_bad) if first.rstrip() != "{" else _listed(place, on_bad)
+    else:
+        yield from _listed(place, on_bad)
+
+
+def _listed(place: Path, on_bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        rows = json.loads(place.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start}", file=place, hint="convert the file to UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON: {error.msg}", file=place, line=error.lineno) from error
     if not isinstance(rows, list):
         raise DataError("the file holds no list", file=place, got=type(rows).__name__, expected="[{…}, …]")
     for number, row in enumerate(rows, 1):
@@ -144,21 +195,32 @@ def rows_of(path: str | Path, split: str | None, on_bad: BadRows) -> Iterator[tu
             on_bad.handle(DataError("not an object", file=place, line=number, got=row, expected="{…}"))
 
 
-def sniff(path: str | Path, split: str | None = None) -> str:
+def sniff(path: str | Path | None, split: str | None = None) -> str:
     """The layout of a file, from its first rows. Raises `DataError` when they have none or several."""
     found: Counter[str] = Counter()
-    for _, row in islice(rows_of(path, split, BadRows("skip")), SNIFFED):
-        found.update(name for name, field in LAYOUTS.items() if field in row)
-    if len(found) != 1:
-        shown = ", ".join(f"{name} ({count})" for name, count in found.most_common()) or "none"
-        known = "; ".join(f"{name} has '{field}'" for name, field in LAYOUTS.items())
-        what = "rows of several layouts" if found else "no layout that is known"
-        raise DataError(f"{what} among the first {SNIFFED}: {shown}", file=path, hint=known)
+    row: dict[str, Any] | None = None
+    rows = islice(rows_of(path, split, BadRows("skip")), SNIFFED)
+    for _, row in rows:
+        found.update(_layouts(row))
+    known = "; ".join(f"{name} has '{field}'" for name, field in LAYOUTS.items())
+    if row is None:
+        raise DataError("no row is a JSON object", file=path, hint="a JSON list, or an object a line: JSON lines")
+    if not found:
+        raise DataError("no layout that is known", file=path, got=", ".join(map(str, row)), expected=known)
+    if len(found) > 1:
+        shown = ", ".join(f"{name} ({count})" for name, count in found.most_common())
+        raise DataError(f"rows of several layouts among the first {SNIFFED}: {shown}", file=path, hint=known)
     return next(iter(found))
 
 
-def verdict(path: str | Path, split: str | None = None) -> str:
-    """One line for a person: the layout and what its first conversation looks like."""
+def _layouts(row: Mapping[str, Any]) -> list[str]:
+    """The layouts that a row may be of. A prompt or pairs beside a conversation only repeat it."""
+    own = [name for name in ("alpaca", "sharegpt", "messages") if LAYOUTS[name] in row]
+    return own or [name for name in ("prompt", "pairs") if LAYOUTS[name] in row][:1]
+
+
+def verdict(path: str | Path | None, split: str | None = None) -> str:
+    """A few words for a person: the layout, and what the first conversation looks like."""
     layout = sniff(path, split)
     for _, row in rows_of(path, split, BadRows("skip")):
         try:
@@ -167,26 +229,24 @@ def verdict(path: str | Path, split: str | None = None) -> str:
             continue
         turns = len(example.messages) + (example.answer is not None)
         pairs = ", with better and worse answers" if example.rejected else ""
-        return f"{path}: {layout} (rows have '{LAYOUTS[layout]}'); the first has {turns} turns{pairs}"
+        return f"{layout} (rows have '{LAYOUTS[layout]}'), the first has {turns} turns{pairs}"
     raise DataError("no row could be read", file=path)
 
 
 def _reader(layout: str | None) -> Callable[..., Iterator[ChatExample]]:
     def read(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ChatExample]:
-        chosen = layout or sniff(path, split)
-        for number, row in rows_of(path, split, on_bad):
-            try:
-                yield conversation(row, chosen)
-            except DataError as error:
-                on_bad.handle(
-                    DataError(
-                        error.what, file=path, line=number, field=error.field, got=error.got, expected=error.expected
-                    )
-                    if error.got is None
-                    else _placed(error, path, number)
-                )
+        return (example for _, example in _numbered(path, layout, split, on_bad))
 
     return read
+
+
+def _numbered(path: str, layout: str | None, split: str | None, on_bad: BadRows) -> Iterator[tuple[int, ChatExample]]:
+    layout = layout or sniff(path, split)
+    for number, row in rows_of(path, split, on_bad):
+        try:
+            yield number, conversation(row, layout)
+        except DataError as error:
+            on_bad.handle(_placed(error, path, number))
 
 
 def _placed(error: DataError, path: str, number: int) -> DataError:
@@ -198,18 +258,25 @@ def _placed(error: DataError, path: str, number: int) -> DataError:
 
 for _layout in LAYOUTS:
     READERS.register(_layout)(_reader(_layout))
-READERS.register("auto")(_reader(None))
+_auto: Any = READERS.register("auto")(_reader(None))
+_auto.verdict = verdict
 
 
 @READERS.register("preferences")
 def preferences(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[ChatExample]:
-    """Any layout whose rows have a better and a worse answer; one without both is a bad row."""
-    for number, example in enumerate(_reader(None)(path, split=split, on_bad=on_bad), 1):
-        if example.answer is None or example.rejected is None:
-            name = "chosen" if example.answer is None else "rejected"
-            on_bad.handle(DataError("the row has no such answer", file=path, line=number, field=name))
-            continue
-        yield example
+    """Any layout whose rows have a better and a worse answer; a row without both is a bad one."""
+    for number, example in _numbered(path, None, split, on_bad):
+        missing = next((n for n, text in (("chosen", example.answer), ("rejected", example.rejected)) if not text), "")
+        if missing:
+            on_bad.handle(DataError("the row has no such answer", file=path, line=number, field=missing))
+        elif example.answer == example.rejected:
+            what = "the better and the worse answer are the same"
+            on_bad.handle(DataError(what, file=path, line=number, field="rejected", got=example.rejected))
+        else:
+            yield example
+
+
+preferences.verdict = verdict  # type: ignore[attr-defined]
 
 
 @READERS.register("embedded")

@@ -9,7 +9,7 @@ serving.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from core.data.segments import Segment
 from core.errors import TemplateError, nearest
@@ -40,7 +40,8 @@ def plain(messages: Messages, reply: bool) -> str:
 
 RENDERERS: dict[str, Renderer] = {"chatml": chatml, "alpaca": alpaca, "plain": plain}
 STOPS = {"chatml": ("<|im_end|>",), "alpaca": ("\n\n### ",), "plain": ("\nUser:",)}
-NAMES = ("auto", "model", *RENDERERS)
+Template = Literal["auto", "model", "chatml", "alpaca", "plain"]
+NAMES = get_args(Template)
 
 
 def chosen(name: str, tokenizer: Any) -> str:

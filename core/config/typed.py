@@ -7,6 +7,7 @@ outside its choices or bounds says what was expected. `Places` remembers the fil
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -143,8 +144,8 @@ def _convert_scalar(hint: Any, value: Any, places: Places, path: Path) -> Any:
 def _check_bounds(value: Any, metadata: Any, places: Places, path: Path) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    if value != value:
-        raise ConfigError("expected a number, got nan", where=places.of(path))
+    if not math.isfinite(value):
+        raise ConfigError(f"expected a finite number, got {value}", where=places.of(path))
     for name, broken in (
         ("least", lambda bound: value < bound),
         ("most", lambda bound: value > bound),

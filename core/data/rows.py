@@ -22,16 +22,22 @@ class BadRows:
     Args:
         policy: "raise" stops at the first one; "skip" counts it and appends it to `rejects`.
         rejects: JSONL file of skipped rows with their place and reason; None keeps only the count.
+
+    Attributes:
+        first: the first few that were skipped.
     """
 
     def __init__(self, policy: str = "raise", rejects: str | Path | None = None) -> None:
         self.policy, self.rejects, self.count = policy, None if rejects is None else Path(rejects), 0
+        self.first: list[DataError] = []
 
     def handle(self, error: DataError) -> None:
         """Raise `error`, or record it."""
         if self.policy == "raise":
             raise error
         self.count += 1
+        if len(self.first) < 3:
+            self.first.append(error)
         if self.rejects is not None:
             row = {"file": error.file, "line": error.line, "field": error.field, "why": error.what}
             self.rejects.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +155,12 @@ class Interleave:
 
 
 def jsonl(path: str | Path, bad: BadRows) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of a JSONL file; a line that is not an object is a bad row. Blank lines are passed over."""
+    """(line number, object) of a JSONL file; a line that is not an object is a bad row. Blank lines are passed over.
+
+    A byte order mark in front, as Windows writes it, belongs to no row.
+    """
     try:
-        handle = open(path, encoding="utf-8")
+        handle = open(path, encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=path) from error
     with handle:

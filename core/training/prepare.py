@@ -43,7 +43,8 @@ class Prepared:
         """Figures for the plan."""
         s = self.stats
         return {
-            "rows": s.rows, "dropped": s.dropped, "cut": s.cut_rows, "tokens": s.tokens, "trained_tokens": s.trained,
+            "rows": s.rows, "dropped": s.dropped, "first_dropped": s.worst,
+            "cut": s.cut_rows, "cut_tokens": s.cut_tokens, "tokens": s.tokens, "trained_tokens": s.trained,
             "sequences": len(self.dataset), "padding_share": round(self.dataset.padding_share, 4),
             **({"streaming": f"figures are those of the first {s.rows} rows"} if self.stream else {}),
         }  # fmt: skip

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from core.config.files import read_json, write_json
-from core.config.load import ResolvedStage, resolve_stages
+from core.config.load import ResolvedStage, missing_variables, resolve_stages
 from core.config.registry import App, app_of
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
 from core.data.rows import BadRows, Examples, read_sources
 from core.distributed.launch import barrier, is_main, join
-from core.errors import CheckpointError
+from core.errors import AppInputError, CheckpointError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
 from core.training.evaluate import check_select, evaluate, make_evaluator, score_pipeline
@@ -80,6 +80,8 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     data = [_read(app, stage.recipe, run) for stage in stages]
     eval_examples = data[-1][1][: recipe.eval.limit]
     tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
+    # rows that cannot be used are told before a model is loaded and scored
+    ready = _first_prepared(app, stages, tokenizer, data, run, resume)
     calibrates = carries_base(recipe.model.quantization)
     texts = _texts(app, data) if recipe.model.edits or calibrates else []
     build = app.build_model or build_base
@@ -96,7 +98,7 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     for stage, (examples, held_out) in zip(stages, data):
         if stage.init == "base" and stage.index:
             model = build(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
-        model, result = runner.run_stage(stage, model, examples, held_out, resume)
+        model, result = runner.run_stage(stage, model, examples, held_out, resume, ready.pop(stage.index, None))
         results.append(result)
         if result["status"] == "stopped" or (runner.asked_to_stop and stage is not stages[-1]):
             if is_main():
@@ -137,6 +139,18 @@ def plan(recipe: Recipe) -> dict[str, Any]:
     return {"vocabulary": len(tokenizer), "stages": rows}
 
 
+def _first_prepared(
+    app: App, stages: list[ResolvedStage], tokenizer: Any, data: Sequence[Any], run: RunFolder, resume: bool
+) -> dict[int, Any]:
+    """The data of the first stage that is still to be trained, by the stage's number."""
+    from core.training.prepare import prepare_data
+
+    for stage, (examples, held_out) in zip(stages, data):
+        if not (resume and stage_result(run, stage)):
+            return {stage.index: prepare_data(app, stage, tokenizer, examples, held_out, run)}
+    return {}
+
+
 def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], folder: Path, base: str | None) -> None:
     """Save model, tokenizer and card as one folder. An adapter names its base, or carries one that was made here."""
     if hasattr(model, "peft_config"):
@@ -149,6 +163,10 @@ def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[Any, list[An
     """Training examples, in memory or to be streamed, and held-out ones."""
     bad = BadRows(recipe.data.on_bad, run.rejects if run and is_main() else None)
     streamed = recipe.data.streaming
+    for source in (*recipe.data.train, *recipe.data.eval):
+        verdict = getattr(app.readers.get(source.reader), "verdict", None)
+        if run and verdict is not None and not missing_variables(source.path):
+            say(run, f"{source.path}: {verdict(source.path, source.split)}")
     examples = (Examples if streamed else read_sources)(app, recipe.data.train, bad, recipe.seed)
     held_out = read_sources(app, recipe.data.eval, bad, recipe.seed) if recipe.data.eval else []
     if bad.count and run:
@@ -201,10 +219,23 @@ def _score(app, recipe, stage, model, tokenizer, examples, run, when, resume):
     if resume and (folder / "report.json").is_file():
         return Report.load(folder)
     pipeline = app.pipeline_cls.from_model(model, tokenizer, **_pipeline_config(app, stage))
-    report = score_pipeline(pipeline, make_evaluator(app, recipe.eval), examples, recipe.eval.sampling)
+    try:
+        report = score_pipeline(pipeline, make_evaluator(app, recipe.eval), examples, recipe.eval.sampling)
+    except AppInputError as error:
+        raise _placed(error, pipeline, examples) from error
     report.save(folder)
     say(run, f"{when}: " + "  ".join(f"{n} {m}" for n, m in list(report.metrics.items())[:3] if m.value is not None))
     return report
+
+
+def _placed(error: AppInputError, pipeline: Any, examples: Sequence[Any]) -> AppInputError:
+    """The same error, with the first held-out row whose prompt fills the model's context."""
+    context = getattr(pipeline.engine, "context", None)
+    for number, example in enumerate(examples, 1):
+        if context is not None and len(getattr(pipeline.prepare(example), "ids", ())) >= context:
+            hint = "take it out of data.eval, shorten it, or choose a model with a longer context"
+            return AppInputError(error.what, where=f"row {number} of data.eval", hint=hint)
+    return error
 
 
 def stage_result(run: RunFolder, stage: ResolvedStage) -> dict[str, Any] | None:

@@ -37,9 +37,19 @@ class StageRunner:
         self.asked_to_stop = False
 
     def run_stage(
-        self, stage: ResolvedStage, model: Any, examples: list, held_out: list, resume: bool
+        self,
+        stage: ResolvedStage,
+        model: Any,
+        examples: list,
+        held_out: list,
+        resume: bool,
+        prepared: Prepared | None = None,
     ) -> tuple[Any, dict]:
-        """Train one stage. Returns the model and what stage.json says."""
+        """Train one stage. Returns the model and what stage.json says.
+
+        Args:
+            prepared: the stage's data, where they are prepared already.
+        """
         from core.training.run import stage_result
 
         recipe, folder = stage.recipe, self.run.stage_dir(stage.index, stage.name)
@@ -47,7 +57,7 @@ class StageRunner:
         if resume and (finished := stage_result(self.run, stage)) is not None:
             say(self.run, f"{stage.name}: finished before")
             return self._load_weights(model, folder / "weights"), finished
-        prepared = prepare_data(self.app, stage, self.tokenizer, examples, held_out, self.run)
+        prepared = prepared or prepare_data(self.app, stage, self.tokenizer, examples, held_out, self.run)
         sizes = step_sizes(recipe, prepared.dataset, prepared.stats, len(self.tokenizer), self.device, world_size())
         sizes = agreed(fit(stage, self.device, sizes))
         recipe.backend.activation_checkpoint = sizes.get("activation_checkpoint", recipe.backend.activation_checkpoint)
@@ -60,7 +70,7 @@ class StageRunner:
             **prepared.summary(),
             **sizes,
         }
-        self._announce(summary, stage.index)
+        self._announce(summary, stage.index, recipe.data.max_length)
         trainer, stopper = self._trainer(stage, model, prepared, sizes, folder / "checkpoints")
         start = time.time()
         point = checkpoint.newest(folder / "checkpoints") if resume else None
@@ -192,7 +202,7 @@ class StageRunner:
             metric.higher = selected is not None and selected.higher_is_better
         return values
 
-    def _announce(self, summary: dict[str, Any], index: int) -> None:
+    def _announce(self, summary: dict[str, Any], index: int, longest: int) -> None:
         if not is_main():
             return
         write_json(self.run.stage_dir(index, summary["stage"]) / "plan.json", summary)
@@ -206,6 +216,8 @@ class StageRunner:
             f" {summary['steps']} steps of {summary['sequences_a_step']}"
             f" ({summary['micro']} × {summary['accumulation']}){_predicted(summary)}",
         )
+        if summary["dropped"] or summary["cut"]:
+            say(self.run, f"{summary['stage']}: {_fitted(summary, longest)}")
 
     def _load_weights(self, model: Any, folder: Path) -> Any:
         """The trained weights of a checkpoint or a finished stage, into `model`."""
@@ -225,6 +237,19 @@ class StageRunner:
             if unexpected:
                 raise CheckpointError(f"weights of another model: {unexpected[:3]}", where=str(folder))
         return model
+
+
+def _fitted(summary: dict[str, Any], longest: int) -> str:
+    """What did not fit into a row, for a person."""
+    dropped, cut = summary["dropped"], summary["cut"]
+    parts = []
+    if dropped:
+        first = ", ".join(str(number + 1) for number in summary["first_dropped"][:3])
+        named = f" (row {first}{', …' if dropped > 3 else ''})" if first else ""
+        parts.append(f"{dropped / max(1, summary['rows']):.0%} of the rows do not fit and are dropped{named}")
+    if cut:
+        parts.append(f"{summary['cut_tokens']} tokens of what is given are cut from {cut}")
+    return f"{'; '.join(parts)}; data.max_length is {longest}"
 
 
 def _predicted(summary: dict[str, Any]) -> str:

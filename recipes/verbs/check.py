@@ -64,7 +64,10 @@ def check_source(app, source, on_bad: str) -> str:
     rows = list(itertools.islice(reader(source.path, split=source.split, on_bad=bad, **source.with_), ROWS))
     if not rows:
         raise DataError("the source has no rows", file=source.path or source.reader)
-    return f"{source.reader} {source.path or '(embedded)'}: first {len(rows)} rows read, {bad.count} bad"
+    verdict = getattr(reader, "verdict", None)
+    found = f"{verdict(source.path, source.split)}; " if verdict else ""
+    line = f"{source.reader} {source.path or '(embedded)'}: {found}first {len(rows)} rows read, {bad.count} bad"
+    return "\n".join([line, *(f"  skipped: {error.where}: {error.what}" for error in bad.first)])
 
 
 def check_model(recipe) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class DpoConfig:
     """Options of `chat.dpo`."""
 
-    template: str = key("auto", "chat template: " + ", ".join(prompts.NAMES))
+    template: prompts.Template = key("auto", "chat template; auto is the model's own where it has one, else plain")
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     system: str | None = key(None, "system text of conversations that have none")
     beta: float = key(0.1, "how strongly the policy is held to the reference", above=0)

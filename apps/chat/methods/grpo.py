@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class GrpoOptions:
     """Options of `chat.grpo`."""
 
-    template: str = key("auto", "chat template: " + ", ".join(prompts.NAMES))
+    template: prompts.Template = key("auto", "chat template; auto is the model's own where it has one, else plain")
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     system: str | None = key(None, "system text of conversations that have none")
     rewards: list[str] = key(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SftConfig:
     """Options of `chat.sft`."""
 
-    template: str = key("auto", "chat template: " + ", ".join(prompts.NAMES))
+    template: prompts.Template = key("auto", "chat template; auto is the model's own where it has one, else plain")
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     every_turn: bool = key(True, "learn all of the assistant's turns, or the last one alone")
     system: str | None = key(None, "system text of conversations that have none")
@@ -48,18 +48,33 @@ def sft(ctx: StageContext) -> Stage:
 
     def rows(examples: Iterable[ChatExample]) -> list[Any]:
         made = []
-        for number, example in enumerate(examples, 1):
-            if example.answer is None:
-                raise DataError(f"conversation {number} has no answer to learn", got=example.messages[-1][1])
-            turns = (*with_system(example, options.system), ("assistant", example.answer))
+        for example in examples:
+            turns = (*with_system(example, options.system), ("assistant", example.answer or ""))
             made.append(prompts.segments(turns, ctx.tokenizer, options.template, every_turn=options.every_turn))
         return made
 
     held_out = [example for example in ctx.eval or () if example.answer is not None]
-    learnt = rows(ctx.train)
+    learnt = rows(answered(ctx))
     if options.keep is not None:
         learnt = chosen(ctx, learnt)
     return Stage(rows=learnt, eval_rows=rows(held_out), mode=options.mode)
+
+
+def answered(ctx: StageContext) -> list[ChatExample]:
+    """The training conversations that end in an answer; one that does not is a bad row, as `data.on_bad` says."""
+    from core.training.callbacks import say
+
+    found = list(ctx.train)
+    without = [number for number, example in enumerate(found, 1) if example.answer is None]
+    if without and ctx.recipe.data.on_bad == "raise":
+        raise DataError(
+            f"{len(without)} of {len(found)} conversations have no answer to learn; the first is number {without[0]}",
+            got=found[without[0] - 1].messages[-1][1],
+            hint="data.on_bad: skip leaves such rows out",
+        )
+    if without and ctx.run is not None:
+        say(ctx.run, f"{len(without)} of {len(found)} conversations have no answer to learn and are left out")
+    return [example for example in found if example.answer is not None]
 
 
 def chosen(ctx: StageContext, rows: list[Any]) -> list[Any]:
