@@ -27,8 +27,8 @@ class RankedOptions:
     gap: float = key(0.2, "least difference of scores that counts", least=0)
     margin: float = key(0.3, "by how much the better answer's probability must be ahead", least=0)
     weight: float = key(1.0, "of the ranking term", least=0)
-    beta: float = key(0.1, "of the loss dpo", above=0)
-    restart: bool = key(False, "train the first model again in every iteration, instead of the last one")
+    beta: float = key(5.0, "of the loss dpo, on mean log-probabilities a token", above=0)
+    restart: bool = key(False, "train the first model again in every iteration, on a schedule of its own")
     own_schedule: bool = key(False, "run through the learning rate's schedule in every iteration, not once over all")
     split_backward: bool = key(False, "one answer at a time through the model, so that memory does not grow with them")
     temperature: float = key(0.5, "of sampling", above=0)
@@ -49,10 +49,11 @@ class RankedOptions:
         if not isinstance(ctx.train, Sequence):
             raise ConfigError("iterations need the rows in memory", where="data.streaming", hint="set streaming: false")
         train = ctx.recipe.train
-        if self.own_schedule and (train.max_steps is not None or train.epochs % self.iterations):
+        if (self.own_schedule or self.restart) and (train.max_steps is not None or train.epochs % self.iterations):
             raise ConfigError(
                 f"{self.iterations} iterations with a schedule of their own want as many equal numbers of epochs",
-                where="with.own_schedule", hint=f"leave out train.max_steps, and train.epochs: {2 * self.iterations}",
+                where="with.own_schedule" if self.own_schedule else "with.restart",
+                hint=f"leave out train.max_steps, and train.epochs: {2 * self.iterations}",
             )  # fmt: skip
         longest = min(self.max_new_tokens, data.max_length)
         return LoopSettings(

@@ -22,13 +22,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
 from core.config.files import write_text
-from core.data.collate import Collator
-from core.data.encode import IGNORE, Encoded
+from core.data.encode import IGNORE
 from core.errors import ConfigError, DataError
 from core.inference.request import Request, SamplingParams
 from core.training.callbacks import say
+from core.training.ranked_rows import GroupCollator, GroupDataset, Scored
 from core.training.schedule import schedule
-from core.training.trainer import CountingCollator, SupervisedTrainer
+from core.training.trainer import SupervisedTrainer
 
 RankLoss = Literal["none", "rank_margin", "rank_log", "dpo", "best_of"]
 RANK_LOSSES: tuple[RankLoss, ...] = ("none", "rank_margin", "rank_log", "dpo", "best_of")
@@ -42,8 +42,8 @@ class LoopSettings:
         iterations: the epochs are shared among them equally. samples: candidates a prompt, without the reference.
         loss: the ranking term; `rank_margin` multiplies the likelihood, as in RTLCoder's released code, the others add
             to it. gap: least difference of scores that counts. margin: by how much probabilities must
-            differ. weight: of the ranking term. beta: of `dpo`.
-        restart: every iteration trains the first model again instead of the last one.
+            differ. weight: of the ranking term. beta: of `dpo`, on means a token (Lambert et al. 2024, Tülu 3, take 5).
+        restart: every iteration trains the first model again instead of the last one, on a schedule of its own.
         own_schedule: the learning rate runs through its schedule in every iteration, so that answers are sampled from
             a model that has settled; otherwise once over the whole run.
         split: one sequence after the other through the model, so that memory does not grow with `samples`.
@@ -59,7 +59,7 @@ class LoopSettings:
     gap: float = 0.2
     margin: float = 0.3
     weight: float = 1.0
-    beta: float = 0.1
+    beta: float = 5.0
     restart: bool = False
     own_schedule: bool = False
     split: bool = False
@@ -73,16 +73,6 @@ class LoopSettings:
             raise ConfigError(f"unknown ranking loss '{self.loss}'", hint=f"known: {', '.join(RANK_LOSSES)}")
         if self.iterations < 1 or self.samples < 1:
             raise ConfigError("iterations and samples are at least 1", where="with")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate: its ids without the prompt, with the end of text unless it was cut, its text and its score."""
-
-    ids: list[int]
-    text: str
-    score: float
-    cut: bool = False
 
 
 ScoreAll = Callable[[Iterable[tuple[int, str]]], Iterable[float]]
@@ -114,61 +104,6 @@ def rank_term(
     return -torch.nn.functional.logsigmoid(settings.beta * preferred)[better].sum()
 
 
-class GroupCollator:
-    """Batches of rows with their candidates: each item becomes 1 + K sequences, the reference first.
-
-    Adds `targets` (B, T), labels of every sequence, and `groups` (B,), the number of each one's row within the batch;
-    `labels` keep only the reference's, because they are what the loss of likelihood is averaged over.
-    """
-
-    def __init__(self, pad_id: int) -> None:
-        self.inner = CountingCollator(Collator(pad_id))
-
-    def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
-        groups = [item if isinstance(item, Group) else Group(item, (), (1.0,)) for item in items]
-        rows = [row for group in groups for row in (group.reference, *group.candidates)]
-        batch = self.inner(rows)
-        batch["targets"] = batch["labels"].clone()
-        sizes = [1 + len(group.candidates) for group in groups]
-        batch["groups"] = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(sizes))
-        batch["scores"] = torch.tensor([score for group in groups for score in group.scores])
-        at = 0
-        for size in sizes:
-            batch["labels"][at + 1 : at + size] = IGNORE
-            at += size
-        return batch
-
-
-@dataclass(frozen=True)
-class Group:
-    """A row: its reference, candidates, and the scores of all, the reference's first."""
-
-    reference: Encoded
-    candidates: tuple[Encoded, ...]
-    scores: tuple[float, ...]
-
-
-class GroupDataset(torch.utils.data.Dataset):
-    """Rows that get candidates as the iterations go by."""
-
-    def __init__(self, rows: Sequence[Encoded]) -> None:
-        self.rows = list(rows)
-        self.candidates: list[list[Any]] = [[] for _ in rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def prompt(self, index: int) -> list[int]:
-        """The ids before the first learnt one."""
-        row = self.rows[index]
-        return row.input_ids[: next(i for i, label in enumerate(row.labels) if label != IGNORE)]
-
-    def __getitem__(self, index: int) -> Group:
-        prompt, kept = self.prompt(index), [c for c in self.candidates[index] if c.ids]
-        rows = tuple(Encoded(prompt + c.ids, [IGNORE] * len(prompt) + list(c.ids)) for c in kept)
-        return Group(self.rows[index], rows, (1.0, *(c.score for c in kept)))
-
-
 def sequence_logprobs(model: Any, inputs: dict[str, Any], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of the log-probabilities of each sequence's learnt tokens, and their number, (B,) each."""
     logits = model(**inputs, use_cache=False).logits[:, :-1].float()
@@ -198,11 +133,8 @@ class RankedTrainer(SupervisedTrainer):
         self.grouped = GroupDataset(dataset.rows)
         kwargs.update(train_dataset=self.grouped, data_collator=GroupCollator(self.tokenizer.pad_token_id or 0))
         super().__init__(*args, **kwargs)
-        self.first = (
-            {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-            if (self.settings.restart)
-            else None
-        )
+        weights = self.model.state_dict().items() if self.settings.restart else ()
+        self.first = {name: value.detach().cpu().clone() for name, value in weights} or None
         needs_base = self.settings.kl_limit is not None or self.settings.loss == "dpo"
         self.base = copy.deepcopy(self.model).eval().requires_grad_(False) if needs_base else None
         self._scores: dict[tuple[int, str], float] = {}
@@ -253,7 +185,7 @@ class RankedTrainer(SupervisedTrainer):
         return torch.cat([sums for sums, _ in found]), torch.cat([counts for _, counts in found])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        if self.lr_scheduler is None and self.settings.own_schedule:
+        if self.lr_scheduler is None and (self.settings.own_schedule or self.settings.restart):
             steps = max(1, num_training_steps // self.settings.iterations)
             factor = schedule(self.train_config, steps)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: factor(step % steps))
@@ -262,8 +194,12 @@ class RankedTrainer(SupervisedTrainer):
 
     # ---- iterations --------------------------------------------------------------------------------------------
 
-    def begin(self, iteration: int) -> dict[str, Any]:
-        """Candidates of an iteration: read if they were drawn before, else drawn, scored and written."""
+    def begin(self, iteration: int, fresh: bool = True) -> dict[str, Any]:
+        """Candidates of an iteration: read if they were drawn before, else drawn, scored and written.
+
+        Args:
+            fresh: the iteration has no step yet; a run resumed within one goes on with the weights that it has.
+        """
         place = None if self.folder is None else self.folder / f"iteration-{iteration}.jsonl"
         if place is not None and place.is_file():
             drawn = [[Scored(**c) for c in json.loads(line)] for line in place.read_text().splitlines()]
@@ -277,10 +213,16 @@ class RankedTrainer(SupervisedTrainer):
                 lines = (json.dumps([vars(c) for c in row]) + "\n" for row in drawn)
                 write_text(place, "".join(lines))
         self.grouped.candidates = drawn
-        if self.first is not None and iteration:
-            self.model.load_state_dict(self.first)
-            self.optimizer.state.clear()
-        return self._describe(iteration, drawn)
+        told = self._describe(iteration, drawn)
+        if self.first is not None and iteration and fresh:
+            self._start_again(self.first)
+        return told
+
+    def _start_again(self, weights: dict[str, torch.Tensor]) -> None:
+        """The first weights, and an optimizer that remembers nothing, its own copies of weights included."""
+        self.model.load_state_dict(weights)
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer.load_state_dict(type(optimizer)(optimizer.param_groups).state_dict())
 
     def _draw(self, iteration: int) -> list[list[Scored]]:
         """Sample and score; what is sampled first is verified while the rest is being sampled."""
@@ -362,12 +304,16 @@ class _Iterations(TrainerCallback):
         trainer = self.trainer
         settings = trainer.settings
         steps = max(1, -(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps))
-        epochs = max(1.0, state.max_steps / steps)
-        iteration = min(settings.iterations - 1, int((state.epoch or 0) * settings.iterations / epochs + 1e-6))
+        epochs, epoch = max(1.0, state.max_steps / steps), state.epoch or 0.0
+
+        def iteration_at(epoch: float) -> int:
+            return min(settings.iterations - 1, int(epoch * settings.iterations / epochs + 1e-6))
+
+        iteration = iteration_at(epoch)
         if iteration == self.last:
             return
         self.last = iteration
-        told = trainer.begin(iteration)
+        told = trainer.begin(iteration, fresh=epoch % 1 == 0 and (epoch < 1 or iteration_at(epoch - 1) < iteration))
         if trainer.run is not None:
             shown = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in told.items())
             say(trainer.run, shown)

@@ -28,7 +28,7 @@ HARNESS = ("archs", "trials", "nearby", "gpu", "compiler", "model", "sanitize", 
 """What `verify.with` may hold: arguments of `CudaHarness`."""
 
 
-BROKEN, RIGHT = 0.1, 0.5
+BROKEN, RIGHT = 0.1, 0.6
 """Scores of an answer that does not compile, and the least of one that is right."""
 
 
@@ -122,8 +122,9 @@ class Scorer:
 def score_of(verdict: CudaVerdict, solution: CudaVerdict | None = None) -> float:
     """The score of a verdict, by the furthest feature.
 
-    0 without a kernel; 0.05 refused or with a plan that cannot be; 0.1 where it does not compile; 0.2 to 0.45 by the
-    share of right trials; 0.5 to 1 for a right one, by its time beside the solution's (1: at least as fast).
+    0 without a kernel; 0.05 refused or with a plan that cannot be; 0.1 where it does not compile; 0.32 to 0.38 by the
+    share of right trials; 0.6 to 1 for a right one, by its time beside the solution's (1: at least as fast). Each
+    feature is more than a `gap` of 0.2 above the one before.
     """
     if verdict.status in ("empty", "error", "invalid_problem"):
         return 0.0
@@ -132,7 +133,7 @@ def score_of(verdict: CudaVerdict, solution: CudaVerdict | None = None) -> float
     if verdict.stage == "compile":
         return BROKEN
     if not verdict.passed:
-        return 0.2 + 0.25 * min(1.0, verdict.score)
+        return 0.32 + 0.06 * min(1.0, verdict.score)
     if solution is None or solution.timing is None or verdict.timing is None:
         return 1.0
-    return RIGHT + 0.5 * min(1.0, solution.timing.median / max(verdict.timing.median, 1e-9))
+    return RIGHT + (1 - RIGHT) * min(1.0, solution.timing.median / max(verdict.timing.median, 1e-9))

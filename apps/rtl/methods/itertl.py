@@ -114,7 +114,8 @@ class Scorer:
 def score_of(verdict: RtlVerdict, example: RtlExample, how: str = "functional") -> float:
     """The score of a verdict: 1 for a pass, 0 without code, 0.01 where it does not compile or is refused.
 
-    functional: (0.5, 1) by matching samples where the testbench counts them. likeness: [0, 1) by text.
+    functional: 0.5 to 0.75 by matching samples where the testbench counts them, so that a nearly right answer is more
+    than a `gap` of 0.2 below a right one. likeness: [0, 1) by text.
     """
     if verdict.passed:
         return 1.0
@@ -125,4 +126,4 @@ def score_of(verdict: RtlVerdict, example: RtlExample, how: str = "functional") 
     likeness = difflib.SequenceMatcher(None, verdict.code.split(), (example.reference or "").split(), False).ratio()
     if how == "likeness" or not verdict.samples:
         return min(0.999, max(2 * BROKEN, likeness)) if how == "likeness" else 0.02 + 0.47 * likeness
-    return 0.5 + 0.499 * verdict.score
+    return 0.5 + 0.25 * verdict.score

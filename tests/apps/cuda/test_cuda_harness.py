@@ -215,7 +215,10 @@ def test_the_training_score_grows_with_the_furthest_feature(harness):
     own = CudaVerdict("passes", timing=Timing(2, 2, 2))
     scores = [score_of(v, own if v.passed else None) for v in rising]
     assert scores == sorted(scores) and len(set(scores)) == len(scores)
-    assert scores[0] == 0 and scores[-2] == 0.75 and scores[-1] == 1
+    assert scores[0] == 0 and scores[-2] == 0.8 and scores[-1] == 1
+    slow = score_of(CudaVerdict("passes", timing=Timing(1e9, 1e9, 1e9)), own)
+    nearly = score_of(CudaVerdict("mismatch", trials=(Trial(True),) * 99 + (Trial(False),)))
+    assert slow - nearly > 0.2 and scores[3] - scores[2] > 0.2, "each feature counts at the default gap"
 
 
 def test_an_unknown_setting_of_the_verifier_names_the_nearest():

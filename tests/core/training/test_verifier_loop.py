@@ -33,7 +33,7 @@ def test_the_other_terms():
     assert float(rank_term(means, scores, settings("rank_log", margin=0.3))) == pytest.approx(1.3)
     base = torch.tensor([-1.5, -1.5])
     dpo = -math.log(1 / (1 + math.exp(-0.1 * ((-2 + 1.5) - (-1 + 1.5)))))
-    assert float(rank_term(means, scores, settings("dpo"), base)) == pytest.approx(dpo, abs=1e-6)
+    assert float(rank_term(means, scores, settings("dpo", beta=0.1), base)) == pytest.approx(dpo, abs=1e-6)
     for loss in ("none", "best_of"):
         assert float(rank_term(means, scores, settings(loss))) == 0
 
@@ -49,6 +49,13 @@ def test_the_better_answer_gains_probability():
     means = torch.tensor([-1.0, -1.2, -1.1], requires_grad=True)
     rank_term(means, torch.tensor([0.0, 1.0, 0.5]), settings()).backward()
     assert means.grad[1] < 0 < means.grad[0]
+
+
+def test_preferred_by_a_token_in_a_hundred_is_nearly_settled():
+    """Means a token are small: two answers of 100 tokens whose odds moved e¹⁰⁰ to 1 differ by one nat a token."""
+    means, scores = torch.tensor([-0.5, 0.5], requires_grad=True), torch.tensor([0.0, 1.0])
+    rank_term(means, scores, settings("dpo"), torch.zeros(2)).backward()
+    assert means.grad.abs().max() < 0.05
 
 
 def test_bad_settings_are_errors():
@@ -79,7 +86,9 @@ def rows(tokenizer, count=4):
     return made
 
 
-def trainer_of(parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _, text in pairs], sizes=None, **train):
+def trainer_of(
+    parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _, text in pairs], sizes=None, backend=None, **train
+):
     from core.config.schema import Recipe
     from core.training.arguments import training_arguments
 
@@ -89,7 +98,7 @@ def trainer_of(parts, folder, loop, score=lambda pairs: [len(text) % 5 / 4 for _
     cls = ranked_trainer(loop, tokenizer, score, None, folder / "scored")
     return cls(
         model=make(), args=training_arguments(recipe, sizes, folder / "out", "cpu"),
-        train_dataset=EncodedDataset(rows(tokenizer)), train_config=recipe.train,
+        train_dataset=EncodedDataset(rows(tokenizer)), train_config=recipe.train, backend=backend,
     )  # fmt: skip
 
 
@@ -256,6 +265,62 @@ def test_the_guard_on_diversity_stops(parts, tmp_path):
     assert trainer.state.global_step <= 1
 
 
+def test_copies_rank_nothing_and_take_no_share(parts, tmp_path):
+    tokenizer, _ = parts
+    trainer = trainer_of(parts, tmp_path, settings())
+    row = trainer.grouped.rows[0]
+    reference = [label for label in row.labels if label != IGNORE]
+    other = tokenizer("reg b;")["input_ids"]
+    drawn = [Scored(reference, "r", 1.0), Scored(other, "o", 0.5), Scored(other, "o", 0.5), Scored([], "", 0.0)]
+    trainer.grouped.candidates = [drawn] * 4
+    assert trainer.grouped[0].scores == (1.0, 0.5) and trainer.grouped[1].scores == (1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("params", ["fp32", "bf16"])
+def test_restarting_takes_the_first_weights_and_its_own_schedule(parts, tmp_path, params):
+    from core.config.schema import BackendConfig
+    from core.training.masters import MasterAdamW
+
+    sampling = SamplingParams(max_new_tokens=2, temperature=1.0)
+    loop = settings(iterations=2, samples=1, restart=True, kl_limit=100.0, sampling=sampling)
+    backend = BackendConfig()
+    backend.precision.params = params
+    trainer = trainer_of(parts, tmp_path, loop, backend=backend, epochs=2)
+    seen = []
+    real = type(trainer)._start_again
+
+    def start_again(self, weights):
+        moved = any(not torch.equal(p.detach().cpu(), weights[n]) for n, p in self.model.named_parameters())
+        real(self, weights)
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        assert isinstance(inner, MasterAdamW) is (params == "bf16")
+        pairs = inner._pairs() if params == "bf16" else []
+        assert not (inner.inner.state if pairs else inner.state)
+        assert all(torch.equal(p.detach().float(), copy) for p, copy in pairs)
+        seen.append((moved, [g["lr"] for g in inner.param_groups]))
+
+    type(trainer)._start_again = start_again
+    first = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train()
+    ((moved, rates),) = seen
+    assert moved and rates[0] > 0
+    assert all(torch.equal(trainer.first[n], p) for n, p in first.items())
+
+
+def test_a_run_resumed_within_an_iteration_is_not_restarted(parts, tmp_path):
+    sampling = SamplingParams(max_new_tokens=2, temperature=1.0)
+    loop = settings(iterations=2, samples=1, restart=True, sampling=sampling)
+    found = []
+    for epoch in (2.0, 2.5, 3.0):
+        trainer = trainer_of(parts, tmp_path / str(epoch), loop, sizes={"steps": 8}, epochs=4)
+        trainer.create_optimizer()
+        trainer._start_again = lambda weights, epoch=epoch: found.append(epoch)
+        state = SimpleNamespace(max_steps=8, epoch=epoch)
+        callback = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "_Iterations")
+        callback.on_epoch_begin(trainer.args, state, SimpleNamespace(), train_dataloader=[0, 1])
+    assert found == [2.0]
+
+
 def test_scores_of_verdicts():
     from apps.rtl.methods.itertl import Scorer, score_of
     from apps.rtl.verdict import RtlVerdict
@@ -265,7 +330,9 @@ def test_scores_of_verdicts():
     assert score_of(RtlVerdict("S"), example) == 0
     assert score_of(RtlVerdict("S", code="module"), example) == 0.01 == score_of(RtlVerdict("X", code="x"), example)
     half = RtlVerdict("R", 50, 100, "module a; endmodule")
-    assert 0.7 < score_of(half, example) < 0.8
+    assert 0.6 < score_of(half, example) < 0.7
+    nearly = RtlVerdict("R", 1, 10_000, "module a; endmodule")
+    assert 1 - score_of(nearly, example) > 0.2, "a nearly right answer is ranked below a right one at the default gap"
     assert 0.5 < score_of(half, example, "likeness") < 0.9
     assert score_of(RtlVerdict("T", code="module a;"), example) < 0.5
     assert Scorer.facts([0.0, 0.01, 0.02, 1.0]) == {"compiles": 0.5}
