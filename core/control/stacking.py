@@ -119,11 +119,16 @@ class StackedEncoderLM(nn.Module):
             self.llm.train(training)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None, **_: Any
-    ) -> torch.Tensor:
-        """The head's answer, or the vector where there is none; with spans, one for each of them."""
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None,
+        vectors: bool = False, **_: Any,
+    ) -> torch.Tensor:  # fmt: skip
+        """The head's answer, or the vector where there is none or `vectors` asks for it; with spans, one for each."""
         pooled = self.student(input_ids, attention_mask, spans)
-        return pooled if self.head is None else self.head(pooled)
+        return pooled if self.head is None or vectors else self.head(pooled)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **_: Any) -> None:
+        """Recompute the language model's activations in the backward pass; the encoder keeps none."""
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
 
     def _pooled(
         self, given: dict[str, torch.Tensor], mask: torch.Tensor, spans: torch.Tensor | None = None
@@ -226,11 +231,20 @@ class SelfDistillMixin:
             wanted = bare.teacher(inputs["teacher_ids"], inputs["teacher_mask"], inputs.get("teacher_spans"))
         else:
             wanted = inputs["target"].float()
-        found = bare.student(inputs["input_ids"], inputs["attention_mask"], inputs.get("spans"))
+        # through the wrapper, which averages the gradients of several processes
+        found = model(inputs["input_ids"], inputs["attention_mask"], inputs.get("spans"), vectors=True)
         loss = F.mse_loss(found, wanted)
         if len(wanted) > 1:
             self.unexplained = unexplained(found.detach().flatten(0, -2), wanted.flatten(0, -2))
         return (loss, found) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """A checkpoint holds what the model saves, and so no base."""
+        if self.args.should_save:
+            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.accelerator.unwrap_model(model or self.model).load(resume_from_checkpoint)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log({**logs, "unexplained": float(self.unexplained)} if "loss" in logs else logs, *args, **kwargs)

@@ -22,11 +22,11 @@ def encoder(width=12):
     return tr.M2M100Model(config).get_encoder()
 
 
-def llama(lora=True):
+def llama(lora=True, **more):
     torch.manual_seed(2)
     config = tr.LlamaConfig(
         vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=32,
+        max_position_embeddings=32, **more,
     )  # fmt: skip
     model = tr.LlamaForCausalLM(config)
     torch.manual_seed(3)
@@ -124,6 +124,48 @@ def test_only_the_new_parts_are_saved(tmp_path):
     assert torch.equal(again(IDS, MASK), stacked.eval()(IDS, MASK)) and again(IDS, MASK).shape == (2, 3)
     with pytest.raises(CheckpointError, match="widths"):
         StackedEncoderLM(encoder(8), llama()).load(tmp_path / "saved")
+
+
+class Wrapper(nn.Module):
+    """What DDP is to a Trainer: gradients are averaged over processes only after its own forward."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize("head", [None, nn.Linear(16, 3)])
+def test_the_student_runs_inside_the_wrapper_of_several_processes(tmp_path, head):
+    stacked = StackedEncoderLM(encoder(), llama(), head)
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    trainer, wrapper = stacking.SelfDistillTrainer(model=stacked, args=args), Wrapper(stacked)
+    batch = {name: torch.stack([Rows()[i][name] for i in range(2)]) for name in Rows()[0]}
+    loss, found = trainer.compute_loss(wrapper, batch, return_outputs=True)
+    assert wrapper.calls == 1 and found.shape == (2, 16)
+    torch.testing.assert_close(loss, trainer.compute_loss(stacked, batch))
+
+
+def test_checkpoints_hold_no_base_and_a_run_goes_on_from_one(tmp_path):
+    def run(folder, steps, resume=False, **more):
+        stacked = StackedEncoderLM(encoder(), llama(tie_word_embeddings=True))
+        args = tr.TrainingArguments(
+            output_dir=str(folder), per_device_train_batch_size=8, max_steps=steps, learning_rate=1e-2, use_cpu=True,
+            report_to=[], disable_tqdm=True, save_steps=3, remove_unused_columns=False, seed=1,
+            lr_scheduler_type="constant", **more,
+        )  # fmt: skip
+        trainer = stacking.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows())
+        trainer.train(resume_from_checkpoint=resume)
+        return stacked.eval().student(IDS, MASK)
+
+    whole = run(tmp_path / "whole", 6)
+    run(tmp_path / "parts", 3, gradient_checkpointing=True)
+    torch.testing.assert_close(run(tmp_path / "parts", 6, True), whole, atol=1e-5, rtol=1e-4)
+    names = [p.name for p in (tmp_path / "whole" / "checkpoint-3").rglob("*.safetensors")]
+    assert sorted(names) == ["adapter_model.safetensors", "projection.safetensors"]
 
 
 def test_vectors_computed_before_are_those_of_now():
