@@ -30,7 +30,7 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
 
     Raises:
         ConfigError: a number that does not divide the blocks, a hybrid of an odd number, an edited block.
-        UnsupportedError: a family whose inserted copies would not be silent.
+        UnsupportedError: a family whose inserted copies would not be silent, a block of quantized weights.
     """
     topology = ModelTopology.of(model)
     count = len(topology.stack)
@@ -53,6 +53,12 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
         raise ConfigError(
             f"block {edited} is edited already ({type(topology.stack[edited]).__name__})", where="control",
             hint="give plain blocks their copies first, other edits come after",
+        )  # fmt: skip
+    stored = next((layer for layer in chosen if in_fewer_bits(topology.stack[layer])), None)
+    if stored is not None:
+        raise UnsupportedError(
+            f"a copy of block {stored} could not learn: its weights are quantized", where="control",
+            hint="expand first and quantize then, which leaves the copies as they are",
         )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -78,6 +84,11 @@ def expanded_blocks(count: int, expand: float) -> list[int]:
         raise ConfigError(f"{asked} copies for {count} blocks", where="control.num_expand", hint=f"one of {divisors}")
     group = count // int(expand)
     return [index for index in range(count) if (index + 1) % group == 0]
+
+
+def in_fewer_bits(block: Any) -> bool:
+    """Whether some weights of a block are codes and no numbers."""
+    return any(not parameter.is_floating_point() for parameter in block.parameters())
 
 
 def _beside(model: Any, layer: int, config: ControlConfig, generator: torch.Generator) -> None:
@@ -158,7 +169,7 @@ def merge_back(model: Any, method: str = "lerp", batches: Iterable[dict[str, Any
         batches: for merges whose weight depends on the token.
 
     Raises:
-        MergeError: no branches, a merge that no weight can stand for, other edits in the model.
+        MergeError: no branches, a merge that no weight can stand for, other edits in the model, a quantized branch.
     """
     found = sidecars(model)
     others = sorted({op["kind"] for op in ops_of(model)} - {"sidecar", "insert_block"})
@@ -171,6 +182,11 @@ def merge_back(model: Any, method: str = "lerp", batches: Iterable[dict[str, Any
             raise MergeError(
                 f"the branches of block {layer} are merged by {block.merge.kind}, which no single block can do",
                 hint="serve the model with its branches",
+            )
+        if in_fewer_bits(block):
+            raise MergeError(
+                f"the old branch of block {layer} is quantized",
+                hint="graft merge, or core.quantization.hf.to_dense, makes it dense first",
             )
     relaxed = {op["layer"] for op in ops_of(model) if op.get("relax")}
     open_ = [layer for layer in found if layer in relaxed and float(found[layer].slack) > 0]

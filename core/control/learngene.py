@@ -16,7 +16,7 @@ from torch import nn
 
 from core.config.registry import BuildContext
 from core.control.options import DescendOptions, LearngeneOptions
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, UnsupportedError
 from core.models.rope import keep_exact
 from core.models.surgery import apply, plain_class
 from core.models.topology import ModelTopology
@@ -63,8 +63,13 @@ class Learngene:
 
         Raises:
             ConfigError: fewer than two blocks, or blocks whose tensors differ in shape.
+            UnsupportedError: quantized weights.
         """
         topology = ModelTopology.of(model)
+        if any(not parameter.is_floating_point() for parameter in topology.stack.parameters()):
+            raise UnsupportedError(
+                "no line goes through quantized weights", where="learngene", hint="load the base without quantization"
+            )
         blocks = [dict(block.named_parameters()) for block in topology.stack]
         if len(blocks) < 2:
             raise ConfigError("one block gives no line", where="learngene")

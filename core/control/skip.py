@@ -15,7 +15,7 @@ from core.config.registry import BuildContext
 from core.control.options import SkipOptions
 from core.errors import BudgetError, ConfigError
 from core.models.blocks.skip import skip_state
-from core.models.surgery import apply
+from core.models.surgery import apply, forget, ops_of
 from core.models.topology import ModelTopology
 
 NEVER = 2.0
@@ -31,6 +31,7 @@ def calibrate_skip(model: Any, batches: Iterable[dict[str, Any]], options: SkipO
     Raises:
         ConfigError: neither a ratio nor a threshold, or both.
         BudgetError: a ratio that these blocks cannot reach, with the largest that they can.
+        Whatever fails, the model is then as before.
     """
     if (options.target_ratio is None) == (options.threshold is None):
         raise ConfigError("give a target_ratio or a threshold, and not both", where="skip_ffn")
@@ -53,10 +54,22 @@ def calibrate_skip(model: Any, batches: Iterable[dict[str, Any]], options: SkipO
         max_skip=options.max_skip,
     )  # fmt: skip
     if options.target_ratio is not None:
-        cosines = _record(model, batches)
+        try:
+            cosines = _record(model, batches)
+        except Exception:
+            _undo(model)
+            raise
         threshold = threshold_for(cosines[:, first:last], options.target_ratio * count, options.max_skip)
         skip_state(model).threshold = model.config.graft["ops"][-1]["threshold"] = threshold
     return model
+
+
+def _undo(model: Any) -> None:
+    """Every block as it was before the last op."""
+    stack = ModelTopology.of(model).stack
+    for position, block in enumerate(stack):
+        stack[position] = block.block
+    forget(model, ops_of(model)[-1:])
 
 
 def region(count: int, options: SkipOptions) -> tuple[int, int]:

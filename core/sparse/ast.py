@@ -164,7 +164,7 @@ def export_semi24(model: Any, pack: bool = False) -> Any:
         pack: bring the weights into the layout of the sparse tensor cores (CUDA, half precision).
 
     Raises:
-        UnsupportedError: a pattern that is not 2:4.
+        UnsupportedError: a pattern that is not 2:4; a device or format that has no packed layout.
     """
     found = adaptive(model)
     wrong = [name for name, part in found.items() if (part.pattern.kept, part.pattern.group) != (2, 4)]
@@ -176,9 +176,10 @@ def export_semi24(model: Any, pack: bool = False) -> Any:
         served: Any = Semi24Linear.from_dense(weight, bias)
         if part.branch is not None:
             served = Semi24Slorb.from_dense(weight, bias, part.branch)
-        replace_linear(model, path, served)
         if pack:
+            # where the first cannot be packed nothing has been replaced yet
             getattr(served, "inner", served).pack()
+        replace_linear(model, path, served)
     return model
 
 

@@ -52,6 +52,9 @@ def spectra(model: Any, cache: str | Path | None = None) -> dict[str, torch.Tens
     Args:
         cache: a safetensors file that keeps them. What it holds of these weights (their squares add up to ‖W‖²) is not
             computed again, so that an interrupted computation goes on where it was.
+
+    Raises:
+        UnsupportedError: quantized weights. CheckpointError: weights that are not finite, a cache that is no such file.
     """
     topology, place = ModelTopology.of(model), None if cache is None else Path(cache)
     named = prunable(model, topology, Pattern(0.5))
@@ -59,6 +62,8 @@ def spectra(model: Any, cache: str | Path | None = None) -> dict[str, torch.Tens
     found, fresh = dict[str, torch.Tensor](), 0
     for path, part in named.items():
         weight = dense_weight(part).detach().float()
+        if not bool(torch.isfinite(weight).all()):
+            raise CheckpointError("weights that are not finite", where=path, hint="the base is damaged; load another")
         if not _belongs(known.get(path), weight):
             known[path], fresh = torch.linalg.svdvals(weight).cpu(), fresh + 1
         found[path] = known[path]

@@ -12,6 +12,7 @@ import transformers as tr
 
 from core.control.expand import branch_weights, expand, expanded_blocks, merge_back, sidecars
 from core.control.ladder import ladder
+from core.control.learngene import Learngene
 from core.control.options import ControlConfig
 from core.control.trainer import ControlTrainerMixin, hook, tokens_that_count
 from core.errors import ConfigError, MergeError, UnsupportedError
@@ -339,6 +340,12 @@ def test_what_cannot_be_folded_says_why():
         merge_back(expand(llama(), ControlConfig(num_expand=2)), "ties")
 
 
+def coded(block):
+    """A block one of whose weights is made of codes."""
+    codes = torch.zeros(24, 8, dtype=torch.uint8)
+    block.mlp.up_proj.weight = torch.nn.Parameter(codes, requires_grad=False)
+
+
 def test_a_refused_expansion_leaves_everything():
     model = llama()
     for config, error in (
@@ -357,6 +364,18 @@ def test_a_refused_expansion_leaves_everything():
             expand(model, ControlConfig(num_expand=3, expansion=expansion))
         assert ops_of(model) == ops and all(p.requires_grad for p in model.parameters())
         assert before.keys() == model.state_dict().keys()
+    model = llama()
+    coded(model.model.layers[3])
+    with pytest.raises(UnsupportedError, match="block 3 could not learn"):
+        expand(model, ControlConfig(num_expand=2))
+    assert not ops_of(model) and all(p.requires_grad for p in model.model.layers[1].parameters())
+    with pytest.raises(UnsupportedError, match="quantized"):
+        Learngene.fit_from(model)
+    model = expand(llama(), ControlConfig(num_expand=2))
+    coded(sidecars(model)[1].pre)
+    with pytest.raises(MergeError, match="block 1 is quantized"):
+        merge_back(model)
+    assert len(sidecars(model)) == 2
     config = tr.BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
     with pytest.raises(UnsupportedError, match="norm comes last"):
         expand(tr.BertForMaskedLM(config), ControlConfig(num_expand=2, expansion="stack"))

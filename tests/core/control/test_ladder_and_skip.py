@@ -158,3 +158,11 @@ def test_skip_mistakes():
         calibrate_skip(llama(), [], SkipOptions(threshold=0.5, cold_start=3, cold_end=2))
     with pytest.raises(ConfigError, match="skips nothing"):
         skip_state(llama())
+
+
+def test_a_failed_calibration_leaves_the_model_as_it_was():
+    model = llama()
+    names, before = list(model.state_dict()), type(model)
+    with pytest.raises(IndexError):
+        calibrate_skip(model, [{"input_ids": torch.tensor([[10**6]])}], SkipOptions(target_ratio=0.1))
+    assert list(model.state_dict()) == names and type(model) is before and not hasattr(model.config, "graft")

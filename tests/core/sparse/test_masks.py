@@ -13,7 +13,7 @@ from core.config.registry import BuildContext
 from core.config.sparse import AstOptions, PruneOptions
 from core.errors import ConfigError, DataError, UnsupportedError
 from core.models.linear_form import MaskedLinear
-from core.models.surgery import register
+from core.models.surgery import ops_of, register
 from core.sparse import ast, masks
 from core.sparse.ast_linear import AdaptiveLinear
 from core.statistics.importance import Pattern, magnitude, mask_of, wanda
@@ -293,5 +293,10 @@ def test_the_served_form_computes_the_same_and_is_saved(slorb, tmp_path):
     torch.testing.assert_close(logits(again), before, rtol=1e-5, atol=1e-5)
     with pytest.raises(UnsupportedError, match="2:4"):
         ast.export_semi24(ast.sparsify(llama(), AstOptions(pattern="0.5")))
+    model = ast.sparsify(llama(), AstOptions())
+    before = len(ops_of(model))
+    with pytest.raises(UnsupportedError, match="tensor cores"):
+        ast.export_semi24(model, pack=True)
+    assert len(ast.adaptive(model)) == 14 and len(ops_of(model)) == before
     with pytest.raises(ConfigError, match="groups of 5"):
         ast.sparsify(llama(), AstOptions(slorb_k=5))

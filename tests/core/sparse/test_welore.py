@@ -124,3 +124,13 @@ def test_singular_values_are_kept_and_only_of_the_same_weights(tmp_path, monkeyp
     cache.write_text("nothing")
     with pytest.raises(CheckpointError, match="singular values"):
         spectra(llama(), cache)
+
+
+def test_weights_that_are_not_finite_are_named_and_nothing_changes():
+    model = llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(CheckpointError) as error:
+        welore(model, WeLoreOptions(err=0.5))
+    assert error.value.where == "model.layers.1.mlp.up_proj"
+    assert type(model) is tr.LlamaForCausalLM and all(p.requires_grad for p in model.parameters())
