@@ -15,9 +15,9 @@ from benchmarks.arms import Arm, compare, forgetting, gain, sizes, summary, verd
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known, new
 
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SHAPE = (4, 128)
-STEPS, RHO, INTERVAL = 600, 0.5, 50
+STEPS, RHO, INTERVAL = 1000, 0.5, 50
 MOST_FLOPS, LEAST_GAP = 0.51, 0.95
 
 
