@@ -99,8 +99,8 @@ def check_call(tool: ToolSpec, call: Call, expected: Mapping[str, Sequence[Any]]
 def check_value(name: str, value: Any, schema: Mapping[str, Any], allowed: Sequence[Any]) -> AstVerdict:
     """The verdict on one argument: first its type, then its value."""
     kind = python_type(schema)
-    wanted = TYPES[kind]
-    inner = TYPES[python_type(schema.get("items", {}))] if kind in ("array", "tuple") else None
+    wanted = TYPES.get(kind, str)
+    inner = TYPES.get(python_type(schema.get("items", {})), str) if kind in ("array", "tuple") else None
     if kind == "tuple" and type(value) is tuple:
         value = list(value)
     if kind == "float" and type(value) is int:
@@ -171,13 +171,17 @@ def _against(value: Mapping[str, Any], option: Mapping[str, Any]) -> AstVerdict:
         if name not in option:
             verdict = AstVerdict(False, "value_error:dict_key", f"unexpected key {name}")
             break
-        if _folded(item) not in [_folded(v) for v in option[name]]:
+        if _folded(item) not in [_folded(v) for v in _listed(option[name])]:
             verdict = AstVerdict(False, "value_error:dict_value", f"{name}={item!r}")
             break
     for name, values in option.items():
-        if name not in value and "" not in values:
+        if name not in value and "" not in _listed(values):
             return AstVerdict(False, "value_error:dict_key", f"missing key {name}")
     return verdict
+
+
+def _listed(values: Any) -> Sequence[Any]:
+    return values if isinstance(values, list) else [values]
 
 
 def _dictionaries(value: Sequence[Any], allowed: Sequence[Any]) -> AstVerdict:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.tool_use.openapi import document_of, from_openapi
+from apps.tool_use.rows import answers_of, told
 from apps.tool_use.spec import ToolSpec, as_spec, from_bfcl, from_toolbench
 from core.config.registry import Registry
 from core.data.reading import required
@@ -168,11 +169,12 @@ def queries(path: str | Path, *, split: str | None = None, on_bad: BadRows, cata
     place = Path(catalogue) if catalogue else next((p for p in beside if p.is_file()), beside[0])
     tools = Catalogue.from_file(place)
     for number, row in jsonl(file, on_bad):
-        try:
+        with told(on_bad, "a question", file=file, line=number):
+            rewrites = row.get("rewrites") or []
+            if not isinstance(rewrites, list):
+                raise DataError("rewrites are a list of texts", field="rewrites", got=rewrites)
             yield ToolQuery(_question(row), tools.checked(_names(row)), tools, str(row.get("id", number)),
-                            tuple(map(str, row.get("rewrites") or ())))  # fmt: skip
-        except DataError as error:
-            on_bad.handle(DataError(error.what, file=file, line=number, field=error.field, hint=error.hint))
+                            tuple(map(str, rewrites)))  # fmt: skip
 
 
 def _question(row: Mapping[str, Any], name: str = "query") -> str:
@@ -182,10 +184,10 @@ def _question(row: Mapping[str, Any], name: str = "query") -> str:
     return text
 
 
-def _names(row: Mapping[str, Any]) -> list[str]:
-    names = row.get("tools", [])
+def _names(row: Mapping[str, Any], key: str = "tools") -> list[str]:
+    names = row.get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError("the right tools are a list of names", field="tools", got=names)
+        raise DataError("the right tools are a list of names", field=key, got=names)
     return names
 
 
@@ -203,13 +205,13 @@ def metatool(
     """
     folder = _folder(path)
     described = _json(folder / "plugin_des.json")
+    if not isinstance(described, Mapping):
+        raise DataError("names and descriptions are an object", file=folder / "plugin_des.json", got=described)
     tools = Catalogue(ToolSpec(name, str(text), NO_PARAMETERS) for name, text in described.items())
     if split == "multi":
-        for number, row in enumerate(_json(folder / "multi_tool_query.json"), 1):
-            try:
-                yield ToolQuery(_question(row), tools.checked(row.get("tool", [])), tools, f"multi{number}")
-            except DataError as error:
-                on_bad.handle(DataError(error.what, file=folder / "multi_tool_query.json", field=error.field))
+        for number, row in enumerate(_listed(folder / "multi_tool_query.json"), 1):
+            with told(on_bad, "a question", file=folder / "multi_tool_query.json", field=f"[{number - 1}]"):
+                yield ToolQuery(_question(row), tools.checked(_names(row, "tool")), tools, f"multi{number}")
         return
     file = required(folder / "single_tool_train.csv")
     with open(file, encoding="utf-8", newline="") as handle:
@@ -220,10 +222,8 @@ def metatool(
     for (number, query, tool), part in zip(rows, parts):
         if (fold is not None and (part == fold) != (split == "test")) or (halves and half_of(tool) != split):
             continue
-        try:
+        with told(on_bad, "a question", file=file, line=number):
             yield ToolQuery(_question({"query": query}), tools.checked([tool], "Tool"), tools, str(number))
-        except DataError as error:
-            on_bad.handle(DataError(error.what, file=file, line=number, field=error.field, hint=error.hint))
 
 
 def folded(classes: Sequence[str], folds: int) -> list[int]:
@@ -258,17 +258,14 @@ def bfcl(path: str | Path, *, split: str | None = None, on_bad: BadRows, halves:
         file = next((f for n in (f"BFCL_v4_{name}.json", f"{name}.jsonl") if (f := folder / n).is_file()), None)
         if file is None:
             continue
-        answers = {row["id"]: row["ground_truth"] for _, row in jsonl(folder / "possible_answer" / file.name, on_bad)}
+        answers = answers_of(folder / "possible_answer" / file.name, on_bad)
         for number, row in jsonl(file, on_bad):
-            try:
+            with told(on_bad, "a row of the leaderboard", file=file, line=number):
                 offered = {doc["name"]: from_bfcl(doc) for doc in row["function"]}
                 text = " ".join(t["content"] for turn in row["question"] for t in turn if t["role"] == "user")
                 wanted = dict.fromkeys(called for call in answers[row["id"]] for called in call)
                 rows.append((text, [offered[called] for called in wanted], row["id"]))
-            except (KeyError, IndexError, TypeError) as error:
-                on_bad.handle(DataError(f"not a row of the leaderboard: {error!r}", file=file, line=number))
-                continue
-            documents += [from_bfcl(doc) for doc in row["function"]]
+                documents += [from_bfcl(doc) for doc in row["function"]]
     if not rows:
         raise DataError("no file of the leaderboard here", file=folder, expected="BFCL_v4_simple_python.json, …")
     tools = Catalogue(documents)
@@ -283,15 +280,16 @@ def toolbench(path: str | Path, *, split: str | None = None, on_bad: BadRows) ->
     """ToolBench's instructions (Qin et al. 2023), a JSON list with `api_list` and `relevant APIs`; a folder gives all
     its *_query.json together."""
     files = sorted(Path(path).glob("*_query.json")) if Path(path).is_dir() else [required(path)]
-    listed = [(file, number, row) for file in files for number, row in enumerate(_json(file), 1)]
-    tools = Catalogue(from_toolbench(api) for _, _, row in listed for api in row.get("api_list", []))
-    for file, number, row in listed:
-        try:
-            apis = {(api["tool_name"], api["api_name"]): from_toolbench(api) for api in row["api_list"]}
-            gold = tuple(tools.id_of(apis[tuple(pair)]) for pair in row["relevant APIs"])
-            yield ToolQuery(_question(row), tuple(dict.fromkeys(gold)), tools, str(row.get("query_id", number)))
-        except (KeyError, TypeError) as error:
-            on_bad.handle(DataError(f"not an instruction of ToolBench: {error!r}", file=file, field=f"[{number - 1}]"))
+    read = []
+    for file in files:
+        for number, row in enumerate(_listed(file)):
+            with told(on_bad, "an instruction of ToolBench", file=file, field=f"[{number}]"):
+                apis = {(api["tool_name"], api["api_name"]): from_toolbench(api) for api in row["api_list"]}
+                gold = [apis[tuple(pair)] for pair in row["relevant APIs"]]
+                read.append((_question(row), gold, apis, str(row.get("query_id", number + 1))))
+    tools = Catalogue(api for _, _, apis, _ in read for api in apis.values())
+    for question, gold, _, name in read:
+        yield ToolQuery(question, tuple(dict.fromkeys(map(tools.id_of, gold))), tools, name)
 
 
 @READERS.register("apibench")
@@ -328,11 +326,9 @@ def mtrb(path: str | Path, *, split: str | None = None, on_bad: BadRows, catalog
     """
     file = required(path)
     tools = Catalogue.from_file(catalogue or file.with_name("tools.json"))
-    for number, row in enumerate(_json(file), 1):
-        try:
-            yield ToolQuery(_question(row), tools.checked(row.get("relevant Tools", [])), tools, str(number))
-        except DataError as error:
-            on_bad.handle(DataError(error.what, file=file, field=error.field, hint=error.hint))
+    for number, row in enumerate(_listed(file), 1):
+        with told(on_bad, "a question", file=file, field=f"[{number - 1}]"):
+            yield ToolQuery(_question(row), tools.checked(_names(row, "relevant Tools")), tools, str(number))
 
 
 @READERS.register("embedded")
@@ -363,5 +359,12 @@ def _folder(path: str | Path | None) -> Path:
 def _json(path: Path) -> Any:
     try:
         return json.loads(required(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}", file=path) from error
+
+
+def _listed(path: Path) -> list[Any]:
+    value = _json(path)
+    if not isinstance(value, list):
+        raise DataError("not a list", file=path, got=type(value).__name__)
+    return value

@@ -12,8 +12,9 @@ from typing import Any
 from apps.tool_use.calls import Call
 from apps.tool_use.executed import BFCL_MODULES, Episode
 from apps.tool_use.openapi import from_openapi
+from apps.tool_use.rows import answers_of, expected_of, told
 from apps.tool_use.schema import problem
-from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat
+from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat, python_type
 from core.config.registry import Registry
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
@@ -52,7 +53,19 @@ def wanted(example: ToolExample) -> tuple[Mapping[str, Any], ...]:
     """What each call may be; literal calls as lists of one value."""
     if example.expected is not None:
         return example.expected
-    return tuple({c.name: {k: [v] for k, v in c.arguments.items()}} for c in example.calls or ())
+    schemas = {tool.name: tool.properties for tool in example.tools}
+    return tuple(
+        {c.name: {k: [_literal(v, schemas.get(c.name, {}).get(k))] for k, v in c.arguments.items()}}
+        for c in example.calls or ()
+    )
+
+
+def _literal(value: Any, schema: Any) -> Any:
+    """A value as an allowed one: dictionaries that are documented as such have a list of values for each key."""
+    if isinstance(value, dict) and python_type(schema) == "dict":
+        return {k: [v] for k, v in value.items()}
+    items = schema.get("items") if isinstance(schema, Mapping) else None
+    return [_literal(item, items) for item in value] if isinstance(value, list) and items is not None else value
 
 
 def first_allowed(expected: Mapping[str, Any]) -> Call:
@@ -80,18 +93,21 @@ def bfcl(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[To
     answers: dict[str, Any] = {}
     answer_file = folder / "possible_answer" / f"{name}.jsonl"
     if name != "irrelevance":
-        answers = {row["id"]: row["ground_truth"] for _, row in jsonl(answer_file, on_bad)}
-    for number, row in jsonl(folder / f"{name}.jsonl", on_bad):
-        try:
+        answers = answers_of(answer_file, on_bad)
+    file = folder / f"{name}.jsonl"
+    for number, row in jsonl(file, on_bad):
+        found = []
+        with told(on_bad, "a row of the leaderboard", file=file, line=number):
             turns = row["question"][0]
             tools = tuple(from_bfcl(document) for document in row["function"])
             expected = tuple(answers.get(row["id"], ()))
-        except (KeyError, IndexError, TypeError) as error:
-            on_bad.handle(DataError(f"not a row of the leaderboard: {error!r}", file=folder / name, line=number))
-            continue
-        context = tuple((turn["role"], turn["content"]) for turn in turns[:-1])
-        calls = tuple(map(first_allowed, expected))
-        yield ToolExample(turns[-1]["content"], tools, calls, expected, name, context, row["id"])
+            context = tuple((str(turn["role"]), str(turn["content"])) for turn in turns[:-1])
+            calls = tuple(map(first_allowed, expected))
+            found = [ToolExample(str(turns[-1]["content"]), tools, calls, expected, name, context, row["id"])]
+            check_tools(tools)
+            if unknown := {next(iter(call)) for call in expected} - {tool.name for tool in tools}:
+                raise DataError("the right call is of no tool of the row", field="ground_truth", got=min(unknown))
+        yield from found
 
 
 @READERS.register("bfcl_multi_turn")
@@ -103,7 +119,7 @@ def bfcl_multi_turn(path: str, *, split: str | None = None, on_bad: BadRows) -> 
     answers = {row["id"]: row["ground_truth"] for _, row in jsonl(folder / "possible_answer" / f"{name}.jsonl", on_bad)}
     known: dict[str, list[ToolSpec]] = {}
     for number, row in jsonl(folder / f"{name}.jsonl", on_bad):
-        try:
+        with told(on_bad, "a multi-turn row", file=folder / f"{name}.jsonl", line=number):
             for cls in row["involved_classes"]:
                 if cls not in known:
                     documents = jsonl(folder / "multi_turn_func_doc" / f"{BFCL_MODULES[cls]}.jsonl", on_bad)
@@ -115,8 +131,6 @@ def bfcl_multi_turn(path: str, *, split: str | None = None, on_bad: BadRows) -> 
             yield Episode(
                 turns, expected, tuple(row["involved_classes"]), row["initial_config"], tuple(tools), row["id"]
             )
-        except (KeyError, TypeError) as error:
-            on_bad.handle(DataError(f"not a multi-turn row: {error!r}", file=folder / f"{name}.jsonl", line=number))
 
 
 @READERS.register("traces")
@@ -127,12 +141,9 @@ def traces(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[
     """
     file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
     for number, row in jsonl(file, on_bad):
-        try:
+        found = []
+        with told(on_bad, "a trace", file=file, line=number):
             found = list(_trace(row))
-        except DataError as error:
-            placed = DataError(error.what, file=file, line=number, field=error.field, hint=error.hint)
-            on_bad.handle(placed)
-            continue
         yield from found
 
 
@@ -147,7 +158,12 @@ def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
     known, waiting = {tool.name: tool for tool in tools}, dict[Any, str]()
     context: list[tuple[str, str]] = []
     for n, message in enumerate(messages):
-        role, at = message.get("role"), f"messages[{n}]"
+        at = f"messages[{n}]"
+        if not isinstance(message, Mapping):
+            raise DataError("a turn is an object", field=at, got=message)
+        role, made = message.get("role"), message.get("tool_calls") or []
+        if not isinstance(made, list) or not all(isinstance(call, Mapping) for call in made):
+            raise DataError("tool_calls are a list of calls", field=f"{at}/tool_calls", got=made)
         if role == "tool":
             if message.get("tool_call_id") not in waiting:
                 raise DataError(
@@ -156,23 +172,23 @@ def _trace(row: Mapping[str, Any]) -> Iterator[ToolExample]:
             del waiting[message["tool_call_id"]]
         elif waiting:
             raise DataError("a call without its result", field=next(iter(waiting.values())), got=next(iter(waiting)))
-        calls = [
-            _called(call, known, f"{at}/tool_calls[{i}]") for i, call in enumerate(message.get("tool_calls") or [])
-        ]
+        calls = [_called(call, known, f"{at}/tool_calls[{i}]") for i, call in enumerate(made)]
         if calls:
             asked = max((i for i, (r, _) in enumerate(context) if r == "user"), default=None)
             if asked is None:
                 raise DataError("a call before anybody asked", field=at)
             if asked == len(context) - 1:
                 yield ToolExample(context[asked][1], tools, tuple(calls), context=tuple(context[:asked]))
-            waiting |= {call.get("id"): f"{at}/tool_calls[{i}]/id" for i, call in enumerate(message["tool_calls"])}
+            waiting |= {call.get("id"): f"{at}/tool_calls[{i}]/id" for i, call in enumerate(made)}
         context.append((str(role), str(message.get("content") or "")))
 
 
 def _called(given: Mapping[str, Any], known: Mapping[str, ToolSpec], at: str) -> Call:
-    inner = given.get("function", given)
+    inner = given.get("function", given) if isinstance(given, Mapping) else None
+    if not isinstance(inner, Mapping):
+        raise DataError("a call has a name and arguments", field=at, got=given)
     name, arguments = inner.get("name"), inner.get("arguments", {})
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise DataError(
             "the tool is not among the tools", field=f"{at}/name", got=name, expected=", ".join(sorted(known))
         )
@@ -197,7 +213,8 @@ def rows(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[To
     """The simple form, {"query", "tools", "calls" or "expected", "category"?, "context"?, "id"?} a line."""
     file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
     for number, row in jsonl(file, on_bad):
-        try:
+        found = []
+        with told(on_bad, "a row", file=file, line=number):
             if not isinstance(row.get("query"), str) or not row["query"].strip():
                 raise DataError("a row has a question", field="query", got=row.get("query"))
             tools = tuple(from_chat(tool, f"tools[{n}]") for n, tool in enumerate(row.get("tools") or []))
@@ -207,13 +224,13 @@ def rows(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterator[To
             known = {tool.name: tool for tool in tools}
             calls = row.get("calls")
             right = None if calls is None else tuple(_called(c, known, f"calls[{n}]") for n, c in enumerate(calls))
-            rest: dict[str, Any] = {name: row[name] for name in ("category", "id") if name in row}
-            rest["expected"] = tuple(row["expected"]) if "expected" in row else None
-            rest["context"] = tuple((role, text) for role, text in row.get("context", ()))
-            yield ToolExample(row["query"], tools, right, **rest)
-        except (DataError, AttributeError, TypeError, ValueError) as error:
-            what = error.what if isinstance(error, DataError) else f"not a row: {error}"
-            on_bad.handle(DataError(what, file=file, line=number, field=getattr(error, "field", None)))
+            rest: dict[str, Any] = {name: str(row[name]) for name in ("category", "id") if row.get(name) is not None}
+            rest["expected"] = expected_of(row["expected"]) if row.get("expected") is not None else None
+            if unknown := {next(iter(call)) for call in rest["expected"] or ()} - set(known):
+                raise DataError("the expected call is of no tool of the row", field="expected", got=min(unknown))
+            rest["context"] = tuple((str(role), str(text)) for role, text in row.get("context") or ())
+            found = [ToolExample(row["query"], tools, right, **rest)]
+        yield from found
 
 
 @READERS.register("sharegpt")
@@ -221,7 +238,8 @@ def sharegpt(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterato
     """Conversations of human, gpt, function_call and observation with `tools` as JSON text (Glaive), as a JSON list."""
     roles = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
     for number, row in enumerate(_listed(path)):
-        try:
+        found = []
+        with told(on_bad, "a conversation", file=path, field=f"[{number}]"):
             messages: list[dict[str, Any]] = []
             for said in row["conversations"]:
                 turn = {"role": roles.get(said["from"], said["from"]), "content": said["value"]}
@@ -234,10 +252,6 @@ def sharegpt(path: str, *, split: str | None = None, on_bad: BadRows) -> Iterato
                 messages.append(turn)
             tools = json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"]
             found = list(_trace({"messages": messages, "tools": tools})) if tools else []
-        except (DataError, KeyError, TypeError, json.JSONDecodeError) as error:
-            what = error.what if isinstance(error, DataError) else f"not a conversation: {error!r}"
-            on_bad.handle(DataError(what, file=path, field=f"[{number}] {getattr(error, 'field', None) or ''}".strip()))
-            continue
         yield from found
 
 
@@ -248,7 +262,8 @@ def toolalpaca(path: str, *, split: str | None = None, on_bad: BadRows) -> Itera
     An answer may fill a later call with what an earlier one returns; the calls up to there are kept.
     """
     for number, api in enumerate(_listed(path)):
-        try:
+        found = []
+        with told(on_bad, "an API", file=path, field=f"[{number}]"):
             tools = tuple(from_openapi(json.loads(api["Documentation"])))
             if "Golden_Answers" in api:
                 steps = [[(s["Action"], s["Action_Input"]) for s in answer] for answer in api["Golden_Answers"]]
@@ -259,25 +274,28 @@ def toolalpaca(path: str, *, split: str | None = None, on_bad: BadRows) -> Itera
                     for i in api["Instances"]
                     if i.get("intermediate_steps")
                 ]
-        except (DataError, KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            on_bad.handle(DataError(f"not an API: {error!r}", file=path, field=f"[{number}]"))
-            continue
-        for index, (question, answer) in enumerate(asked):
-            calls = []
-            for name, text in answer:
-                try:
-                    calls.append(Call(name, json.loads(text)))
-                except json.JSONDecodeError:
-                    break
-            if calls:
-                yield ToolExample(question, tools, tuple(calls), id=f"{api.get('Name', number)}:{index}")
+            for index, (question, answer) in enumerate(asked):
+                if calls := _until_filled(answer):
+                    found.append(ToolExample(str(question), tools, calls, id=f"{api.get('Name', number)}:{index}"))
+        yield from found
+
+
+def _until_filled(answer: list[tuple[str, str]]) -> tuple[Call, ...]:
+    """The calls before one whose arguments are no JSON yet."""
+    calls = []
+    for name, text in answer:
+        try:
+            calls.append(Call(name, json.loads(text)))
+        except json.JSONDecodeError:
+            break
+    return tuple(calls)
 
 
 def _listed(path: str) -> list[Any]:
     """A JSON file that holds a list."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot be read as JSON: {error}", file=path) from error
     if not isinstance(value, list):
         raise DataError("not a list", file=path, got=type(value).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from apps.tool_use.spec import ToolSpec
@@ -37,9 +38,25 @@ def check_schema(tool: ToolSpec) -> None:
 
 
 def problem(tool: ToolSpec, arguments: Any) -> str | None:
-    """What makes `arguments` invalid for the tool, with its JSON pointer; None when they are valid."""
+    """What makes `arguments` invalid for the tool, with its JSON pointer; None when they are valid.
+
+    Raises:
+        DataError: the schema itself cannot be used: an unknown type, a reference that leads nowhere or elsewhere.
+    """
     cls, best_match = library()
-    error = best_match(cls({"type": "object", **tool.parameters}).iter_errors(arguments))
+    from jsonschema.exceptions import UnknownType
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    # An empty registry: jsonschema's own would fetch references to other documents over the network.
+    validator = cls({"type": "object", **tool.parameters}, registry=Registry())
+    try:
+        error = best_match(validator.iter_errors(arguments))
+    except UnknownType as unknown:
+        raise DataError("unknown type", field=f"{tool.name}#", got=unknown.type) from unknown
+    except (Unresolvable, re.error, RecursionError) as unusable:
+        what = str(unusable).splitlines()[0] or type(unusable).__name__
+        raise DataError(f"the tool's schema cannot be used: {what}", field=f"{tool.name}#") from unusable
     return None if error is None else f"{pointer(error) or '/'}: {error.message}"
 
 

@@ -71,8 +71,9 @@ def from_chat(entry: Any, where: str = "tools") -> ToolSpec:
     at = f"{where}/{inner['name']}/parameters"
     if not isinstance(given, Mapping) or given.get("type", "object") not in ("object", "dict"):
         raise DataError("a tool's parameters are a schema of an object", field=at, got=given)
-    if not isinstance(given.get("properties", {}), Mapping):
-        raise DataError("properties are an object", field=f"{at}/properties", got=given["properties"])
+    properties = given.get("properties", {})
+    if not isinstance(properties, Mapping) or not all(isinstance(v, (Mapping, bool)) for v in properties.values()):
+        raise DataError("properties are an object of schemas", field=f"{at}/properties", got=properties)
     if "type" not in given and "properties" not in given and all(isinstance(v, Mapping) for v in given.values()):
         hint = '{"type": "object", "properties": {…}} around them'
         raise DataError("these are parameters without a schema of an object", field=at, got=given, hint=hint)
@@ -88,9 +89,9 @@ def from_chat(entry: Any, where: str = "tools") -> ToolSpec:
 
 def from_bfcl(document: Mapping[str, Any]) -> ToolSpec:
     """From a function document of the leaderboard; its types become JSON Schema's and are kept beside."""
-    return ToolSpec(
-        str(document["name"]), str(document.get("description", "")), _json_types(document.get("parameters", {}), "#")
-    )
+    name = document["name"]
+    parameters = _json_types(document.get("parameters") or {}, "#")
+    return from_chat({"name": name, "description": document.get("description"), "parameters": parameters}, "function")
 
 
 def _json_types(schema: Any, at: str) -> Any:
@@ -99,7 +100,7 @@ def _json_types(schema: Any, at: str) -> Any:
     made = {}
     for word, value in schema.items():
         if word == "type":
-            if value not in FROM_PYTHON:
+            if not isinstance(value, str) or value not in FROM_PYTHON:
                 raise DataError("unknown type", field=f"{at}/type", got=value, expected=", ".join(FROM_PYTHON))
             if FROM_PYTHON[value] is not None:
                 made["type"] = FROM_PYTHON[value]
@@ -118,8 +119,10 @@ def _json_types(schema: Any, at: str) -> Any:
 
 def python_type(schema: Mapping[str, Any]) -> str:
     """A parameter's type in the leaderboard's words."""
-    names = {"object": "dict", "number": "float", None: "any"}
-    kind = schema.get("type")
+    names = {"object": "dict", "number": "float"}
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    if not isinstance(kind, str) or kind == "null":
+        return "any"
     return schema.get(PYTHON_TYPE) or names.get(kind, kind)
 
 
@@ -143,7 +146,8 @@ def from_toolbench(entry: Mapping[str, Any]) -> ToolSpec:
                 required.append(name)
     text = f"{entry.get('tool_name', '')}: {entry.get('api_description', '')}"[:LONGEST_TEXT]
     parameters = {"type": "object", "properties": properties, "required": required}
-    return ToolSpec(f"{api}_for_{tool}"[-LONGEST_NAME:], text, parameters, category=entry.get("category_name"))
+    category = entry.get("category_name")
+    return ToolSpec(f"{api}_for_{tool}"[-LONGEST_NAME:], text, parameters, None, str(category) if category else None)
 
 
 def plain_name(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from apps.tool_use.calls import Call
 from apps.tool_use.data import ToolExample
+from apps.tool_use.rows import told
 from apps.tool_use.session import FINISH, SENTINEL
 from apps.tool_use.spec import ToolSpec, from_chat
 from apps.tool_use.trace import Node, Trace, node_from
@@ -69,6 +70,8 @@ def turns(
     offered = (*(tool for tool in tools if tool.name != FINISH.name), *((FINISH,) if finish else ()))
     names = {tool.name for tool in offered}
     for at, message in enumerate(messages):
+        if not isinstance(message.get("content"), (str, type(None))):
+            raise DataError("what is said is a text", field=f"messages[{at}]/content", got=message["content"])
         if message["role"] != "assistant" or SENTINEL in [_named(call) for call in message.get("tool_calls") or []]:
             continue
         before = tuple(messages[:at])
@@ -107,16 +110,14 @@ def toolbench(path: str | Path, *, split: str | None = None, on_bad: BadRows) ->
     """ToolBench's answer files, alone or in folders: the turns on the way to the answer of each solved tree."""
     for file in _files(path):
         data = read_json(file)
-        try:
+        found: list[Turn] = []
+        with told(on_bad, "an answer file", file=file):
             record = data["answer_generation"]
             leaf = answer_of(node_from(data["tree"]["tree"]))
             tools = [from_chat(tool) for tool in record["function"] if tool.get("name") != FINISH.name]
             if leaf is not None:
-                yield from turns(tools, spoken(record["query"], leaf, tools), file.stem)
-        except (KeyError, TypeError) as error:
-            on_bad.handle(DataError(f"not an answer file: {error!r} is missing", file=file))
-        except DataError as error:
-            on_bad.handle(DataError(error.what, file=file, field=error.field, hint=error.hint))
+                found = list(turns(tools, spoken(record["query"], leaf, tools), file.stem))
+        yield from found
 
 
 def answer_of(root: Node) -> Node | None:
@@ -158,12 +159,12 @@ def spoken(query: str, leaf: Node, tools: Sequence[ToolSpec]) -> list[dict[str, 
 def runs(path: str | Path, *, split: str | None = None, on_bad: BadRows) -> Iterator[Turn]:
     """Saved traces of `ToolUsePipeline` that end with an answer."""
     for file in _files(path):
-        try:
+        found: list[Turn] = []
+        with told(on_bad, "a trace", file=file):
             trace = Trace.load(file)
-            solved = trace.finish == "answer"
-            yield from turns([from_chat(tool) for tool in trace.tools], trace.messages, file.stem) if solved else ()
-        except DataError as error:
-            on_bad.handle(DataError(error.what, file=file, field=error.field, hint=error.hint))
+            if trace.finish == "answer":
+                found = list(turns([from_chat(tool) for tool in trace.tools], trace.messages, file.stem))
+        yield from found
 
 
 @READERS.register("traces")
@@ -171,13 +172,12 @@ def traces(path: str | Path, *, split: str | None = None, on_bad: BadRows) -> It
     """Chat-completions conversations, {"messages": […], "tools": […]} a line; a last turn in words becomes `Finish`."""
     file = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
     for number, row in jsonl(file, on_bad):
-        try:
+        found: list[Turn] = []
+        with told(on_bad, "a conversation", file=file, line=number):
             messages = [m for m in row.get("messages") or [] if m.get("role") != "system"]
             tools = [from_chat(tool, f"tools[{n}]") for n, tool in enumerate(row.get("tools") or [])]
-            yield from turns(tools, messages, str(row.get("id", number)))
-        except (DataError, AttributeError, KeyError) as error:
-            what, field = getattr(error, "what", f"no conversation: {error!r}"), getattr(error, "field", None)
-            on_bad.handle(DataError(what, file=file, line=number, field=field))
+            found = list(turns(tools, messages, str(row.get("id", number))))
+        yield from found
 
 
 @READERS.register("embedded")

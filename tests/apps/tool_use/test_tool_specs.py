@@ -150,7 +150,7 @@ def test_tools_that_are_none():
         ({"name": " "}, "has a name"),
         ({"name": "f", "parameters": {"type": "string"}}, "schema of an object"),
         ({"name": "f", "parameters": {"city": {"type": "string"}}}, "without a schema of an object"),
-        ({"name": "f", "parameters": {"properties": ["x"]}}, "properties are an object"),
+        ({"name": "f", "parameters": {"properties": ["x"]}}, "properties are an object of schemas"),
         ({"name": "f", "parameters": {"type": "object", "required": "x"}}, "required is a list"),
         ({"name": "\ud83d"}, "no text form"),
     ):
