@@ -23,13 +23,15 @@ class Text:
 
 
 def with_ending(tokenizer: Any) -> Any:
-    """`tokenizer` as one that ends every text with its end of text.
+    """`tokenizer` as one that ends every text with its end of text, and pads behind it, as `padded` does.
 
     Raises:
         CheckpointError: a tokenizer that tells no offsets.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError("embedding needs a fast tokenizer", hint="convert it to tokenizer.json")
+    # Absolute positions count padding in front.
+    tokenizer.padding_side = "right"
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     ids = tokenizer("a")["input_ids"]
     if not ids or ids[-1] not in ends:
@@ -49,9 +51,14 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str], m
     """Each text behind its prompt, cut to `max_length` ids; the last id, its ending, stays.
 
     Raises:
-        AppInputError: a text that is empty, or a prompt that leaves no room; the numbers of the rows are named.
+        AppInputError: what is no text or empty, or a prompt that leaves no room; the numbers of the rows are named.
     """
-    empty = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    strange = [i for i, text in enumerate(texts) if not _is_text(text)]
+    if strange:
+        first = texts[strange[0]]
+        kind = "half a character" if isinstance(first, str) else type(first).__name__
+        raise AppInputError(f"{len(strange)} inputs are no texts, rows {strange[:5]}: {kind}", hint="give text")
+    empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:
         raise AppInputError(f"{len(empty)} empty texts, rows {empty[:5]}", hint="leave them out or fill them")
     if not texts:
@@ -73,6 +80,14 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], prompts: Sequence[str], m
             raise AppInputError(f"the instruction of row {row} leaves no room for its text", hint="raise max_length")
         found.append(Text(ids, given, cut))
     return found
+
+
+def _is_text(given: object) -> bool:
+    """A string of whole characters: JSON can spell half of a surrogate pair, which no tokenizer reads."""
+    try:
+        return isinstance(given, str) and (given.isascii() or given.encode() is not None)
+    except UnicodeEncodeError:
+        return False
 
 
 def by_length(lengths: Sequence[int], budget: int, least: int = 1024) -> list[list[int]]:

@@ -40,7 +40,7 @@ def contributions(pipeline: Any, text: str, other: str, *, task: str = "") -> li
     batch = {n: v.to(model.device) for n, v in padded(encoded, pipeline.tokenizer.pad_token_id or 0).items()}
     with torch.inference_mode():
         tokens = _pooled_tokens(model, model.states(batch["input_ids"], batch["attention_mask"]))[0].double()
-    kept = batch["pool_mask"][0].bool()
+    kept = model.pooled(batch["attention_mask"], batch["pool_mask"])[0].bool()
     mean = tokens[kept].mean(0)
     target = torch.as_tensor(pipeline(other, task=task, kind="query"), dtype=torch.double, device=tokens.device)
     values = (tokens[kept] @ (target / target.norm()) / (kept.sum() * mean.norm())).tolist()

@@ -23,16 +23,14 @@ class EmbeddingOptions:
 
 @dataclass(frozen=True)
 class EmbeddingConfig:
-    """Settings of a served embedding model.
+    """Settings of a served embedding model."""
 
-    Args:
-        template: how an instruction becomes a prompt. task: instruction of queries that do not give their own.
-        max_length: tokens of a text that are read; null takes what was saved with the model, else its own limit.
-        dimensions: keep this many leading dimensions (Matryoshka). batch_tokens: padded tokens of one forward pass.
-    """
-
-    template: str = "lines"
-    task: str = ""
-    max_length: int | None = None
-    dimensions: int | None = None
-    batch_tokens: int = 16384
+    template: str = key("lines", "how an instruction becomes a prompt")
+    task: str = key("", "instruction of queries that do not give their own")
+    query_prompt: str = key("", "words before a query without instruction; a model's own prompt")
+    document_prompt: str = key("", "words before a document; a model's own prompt")
+    max_length: int | None = key(
+        None, "tokens of a text that are read; null: as saved, else the model's limit", least=2
+    )
+    dimensions: int | None = key(None, "keep this many leading dimensions (Matryoshka)", least=1)
+    batch_tokens: int = key(16384, "padded tokens of one forward pass", least=1)

@@ -12,7 +12,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from apps.embeddings.options import EmbeddingConfig
 from core.config.files import read_json, whole_folder, write_json
 from core.config.run_folder import versions
 from core.config.typed import Places, build
-from core.errors import AppInputError, ConfigError
+from core.errors import AppInputError, BackendUnavailable, ConfigError, DataError
 from core.retrieval import AnnIndex, Bm25Index, DenseIndex, Hit
 
 CARD = "graft_pipeline.json"
@@ -47,6 +47,7 @@ class EmbeddingPipeline:
         self.model, self.tokenizer = model, with_ending(tokenizer)
         self.config: EmbeddingConfig = config or EmbeddingConfig()
         prompts.prompt_of(self.config.template, "")
+        cut_to(np.zeros((1, model.dimension), np.float32), self.config.dimensions)
         self.source: dict[str, Any] = {}
         self.truncated, self._warned = 0, False
 
@@ -95,7 +96,7 @@ class EmbeddingPipeline:
         tokenizer = load_tokenizer(spec)
         model = build_model(spec, tokenizer, device=pick_device(device)).eval()
         model.pooling.to(model.states_dtype)
-        saved = card.get("config", {}) if card.get("app") == cls.app else {}
+        saved = card.get("config", {}) if card.get("app") == cls.app else own_prompts(model)
         pipeline = cls.from_model(model, tokenizer, **{**saved, **config})
         pipeline.source = {"path": folder}
         return pipeline
@@ -119,11 +120,14 @@ class EmbeddingPipeline:
         """Embeddings (n, d) in float32 of a list, (d,) of one text.
 
         Args:
-            kind: "query" puts the instruction `task` in front, "document" nothing. prompt: a prompt word for word.
+            kind: "query" puts the instruction `task` in front, "document" nothing; a model with prompts of its own gets
+                these instead. prompt: a prompt word for word.
 
         Raises:
-            AppInputError: an unknown kind, or empty texts, with their numbers.
+            AppInputError: an unknown kind, or empty texts, with their numbers. BackendUnavailable: it is closed.
         """
+        if self.model is None:
+            raise BackendUnavailable("the pipeline is closed", hint="open it again with from_pretrained")
         if kind not in ("query", "document"):
             raise AppInputError(f"unknown kind '{kind}'", hint="query or document")
         if isinstance(texts, str):
@@ -131,9 +135,15 @@ class EmbeddingPipeline:
         if not isinstance(texts, (list, tuple)):
             raise AppInputError(f"cannot embed {type(texts).__name__}", hint="give a text or a list of texts")
         if prompt is None:
-            chosen = self.config.task if task is None else task
-            prompt = prompts.prompt_of(self.config.template, chosen) if kind == "query" else ""
+            prompt = self.prompt(kind, task)
         return self._embed(list(texts), prompt)
+
+    def prompt(self, kind: Kind, task: str | None = None) -> str:
+        """What stands before a text of this kind."""
+        if kind == "document":
+            return self.config.document_prompt
+        own = prompts.prompt_of(self.config.template, self.config.task if task is None else task)
+        return own or self.config.query_prompt
 
     def _embed(self, texts: list[str], prompt: str) -> np.ndarray:
         import torch
@@ -171,7 +181,11 @@ class EmbeddingPipeline:
     def index(
         self, corpus: Sequence[str] | Mapping[str, str], *, structure: Literal["exact", "hnsw", "ivf", "bm25"] = "exact"
     ) -> Any:
-        """An index over texts, by their numbers or their keys. Raises `ConfigError` for an unknown structure."""
+        """An index over texts, by their numbers or their keys.
+
+        Raises:
+            ConfigError: an unknown structure. AppInputError: no list and no mapping of texts.
+        """
         ids, texts = _corpus(corpus)
         if structure == "bm25":
             return Bm25Index(ids, texts)
@@ -183,6 +197,8 @@ class EmbeddingPipeline:
 
     def search(self, queries: str | Sequence[str], k: int = 10, *, index: Any, task: str | None = None) -> list[Any]:
         """Hits of one query, or a list of hits for each of several."""
+        if not hasattr(index, "search"):
+            raise AppInputError(f"cannot search {type(index).__name__}", hint="give what index(texts) returned")
         many = [queries] if isinstance(queries, str) else list(queries)
         asked = many if isinstance(index, Bm25Index) else self(many, task=task, kind="query")
         found: list[list[Hit]] = index.search(asked, k)
@@ -202,13 +218,18 @@ class EmbeddingPipeline:
         """What the evaluator scores: a cosine for pairs, a ranking for queries, a vector for labelled texts.
 
         A triplet's ranking is over its own texts; a query's over the documents among the examples.
+
+        Raises:
+            DataError: queries, and no documents.
         """
         examples = [self.to_example(example) for example in examples]
         found: list[Any] = [None] * len(examples)
         by_task: dict[tuple[str, str], list[int]] = {}
         for number, example in enumerate(examples):
             by_task.setdefault((example.kind, example.task), []).append(number)
-        documents = by_task.get(("document", ""), [])
+        documents = [number for number, example in enumerate(examples) if example.kind == "document"]
+        if not documents and any(kind == "query" for kind, _ in by_task):
+            raise DataError("there are queries and no documents to search", hint='give documents: {"id", "text"}')
         names = [str(examples[i].id if examples[i].id is not None else i) for i in documents]
         index = DenseIndex(names, self([examples[i].text for i in documents])) if documents else None
         for (kind, task), numbers in by_task.items():
@@ -221,9 +242,8 @@ class EmbeddingPipeline:
             elif kind == "labelled":
                 values = vectors.tolist()
             elif kind == "query":
-                values = (
-                    [[list(h) for h in hits] for hits in index.search(vectors, DEPTH)] if index else [[]] * len(vectors)
-                )
+                assert index is not None
+                values = [[list(h) for h in hits] for hits in index.search(vectors, DEPTH)]
             else:
                 values = [self._ranked(examples[i], vector) for i, vector in zip(numbers, vectors)]
             for number, value in zip(numbers, values):
@@ -243,8 +263,8 @@ class EmbeddingPipeline:
             CheckpointError: the folder holds something that is no model.
         """
         with whole_folder(path, CARD) as folder:
-            query = prompts.prompt_of(self.config.template, self.config.task)
-            made = self.model.to_sentence_transformer(self.tokenizer, self.max_length, {"query": query, "document": ""})
+            before = {kind: self.prompt(kind) for kind in get_args(Kind)}
+            made = self.model.to_sentence_transformer(self.tokenizer, self.max_length, before)
             made.save(str(folder), create_model_card=False)
             card = {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None}
             kind = f"{type(self).__module__}:{type(self).__qualname__}"
@@ -278,7 +298,16 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
+def own_prompts(model: Any) -> dict[str, str]:
+    """Settings that carry the prompts of a model made by sentence-transformers."""
+    given = getattr(model.encoder, "graft_prompts", {})
+    document = next((given[name] for name in ("document", "passage", "corpus") if name in given), "")
+    return {"query_prompt": given.get("query", ""), "document_prompt": document}
+
+
 def _corpus(corpus: Sequence[str] | Mapping[str, str]) -> tuple[list[str], list[str]]:
     if isinstance(corpus, Mapping):
         return list(corpus), list(corpus.values())
+    if not isinstance(corpus, (list, tuple)):
+        raise AppInputError(f"cannot index {type(corpus).__name__}", hint="give a list of texts, or ids with texts")
     return [str(number) for number in range(len(corpus))], list(corpus)
