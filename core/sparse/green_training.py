@@ -97,11 +97,11 @@ class GreenTrainerMixin:
         return found
 
     def _select(self: Any, inputs: Any) -> None:
-        """Choose the tensors of the steps to come."""
+        """Choose the tensors of the steps to come: those of the first process, whose batch may have another shape."""
         model, optimizer, callback = self.accelerator.unwrap_model(self.model), bare(self.optimizer), self.selection
         costs = self._costs_of(model, inputs)
-        found = self.importance_of(model, inputs, costs.reachable(self.green.rho))
-        chosen = costs.select(found, self.green.rho, self.green.units)
+        found = self.importance_of(model, inputs, agreed(costs.reachable(self.green.rho)))
+        chosen = agreed(costs.select(found, self.green.rho, self.green.units))
         set_free(model, chosen)
         park(model, optimizer)
         callback.selected, callback.due, callback.share = sorted(chosen), False, costs.share(chosen)
@@ -162,12 +162,14 @@ def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[s
         optimizer.step()
         _gradients(model, loss)
         found = {
-            name: -float((p.grad.float() * (p.detach() - before[name]).float()).sum()) if p.grad is not None else 0.0
+            name: -float((p.grad.float() * (p.detach() - before[name].to(p.device)).float()).sum())
+            if p.grad is not None
+            else 0.0
             for name, p in free.items()
         }
     for name, p in model.named_parameters():
         p.grad = pending[name]
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _several():
         order = sorted(found)
         device = next(iter(free.values())).device
         values = torch.tensor([found[name] for name in order], dtype=torch.float64, device=device)
@@ -175,6 +177,19 @@ def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[s
         found = dict(zip(order, (values / dist.get_world_size()).tolist()))
     largest = max((abs(value) for value in found.values()), default=0.0) or 1.0
     return {name: value / largest for name, value in found.items()}
+
+
+def agreed(names: set[str]) -> set[str]:
+    """The names that the first process found."""
+    if not _several():
+        return names
+    held = [names]
+    dist.broadcast_object_list(held, 0)
+    return held[0]
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _gradients(model: Any, loss: Any) -> None:
@@ -185,12 +200,13 @@ def _gradients(model: Any, loss: Any) -> None:
 
 @contextlib.contextmanager
 def _restored(parameters: dict[str, torch.Tensor], optimizer: Any) -> Any:
-    """Gives the parameters' values; afterwards they, their optimizer state and the groups' settings are as before."""
-    weights = {name: p.detach().clone() for name, p in parameters.items()}
+    """Gives the parameters' values, on the host; afterwards they, their optimizer state and the groups' settings are
+    as before."""
+    weights = {name: _on_host(p) for name, p in parameters.items()}
     states = {
-        name: {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in optimizer.state[p].items()}
+        name: {k: (_on_host(v), v.device) if isinstance(v, torch.Tensor) else (v, None) for k, v in held.items()}
         for name, p in parameters.items()
-        if p in optimizer.state
+        if (held := optimizer.state.get(p)) is not None
     }
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     unpark(parameters, optimizer)
@@ -201,11 +217,17 @@ def _restored(parameters: dict[str, torch.Tensor], optimizer: Any) -> Any:
             for name, p in parameters.items():
                 p.copy_(weights[name])
                 if name in states:
-                    optimizer.state[p] = states[name]
+                    optimizer.state[p] = {
+                        k: v if device is None else v.to(device) for k, (v, device) in states[name].items()
+                    }
                 else:
                     optimizer.state.pop(p, None)
         for group, settings in zip(optimizer.param_groups, groups):
             group.update(settings)
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def set_free(model: Any, names: set[str]) -> None:

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from core.config.sparse import GreenOptions
 from core.errors import BudgetError, ConfigError, UnsupportedError
+from core.sparse import green_training
 from core.sparse.green import in_scope, tensor_flops
 from core.sparse.green_counted import counted_costs
 from core.sparse.green_training import GreenTrainerMixin, importance
@@ -260,6 +261,31 @@ def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(cls, tmp
     parts, rest = train(tmp_path / "b", "go", cls=cls)
     assert rest == frees[6:]
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), parts.model.parameters()))
+
+
+def test_processes_whose_batches_differ_in_shape_train_the_same_tensors(tmp_path, monkeypatch):
+    """Two processes in turn: the second one's longer rows would let it choose otherwise."""
+    said, found = [], []
+    for rank, length in ((0, 24), (1, 4000)):
+        heard = iter(list(said))
+
+        def broadcast(held, source, rank=rank, heard=heard):
+            if rank:
+                held[0] = next(heard)
+            else:
+                said.append(held[0])
+
+        monkeypatch.setattr(green_training, "_several", lambda: True)
+        monkeypatch.setattr(green_training.dist, "broadcast_object_list", broadcast)
+        args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], label_names=["labels"])
+        trainer = GreenTrainer(model=llama(), args=args, train_dataset=Rows())
+        trainer.create_optimizer()
+        ids = torch.randint(3, 60, (1, length), generator=torch.Generator().manual_seed(rank))
+        monkeypatch.setattr(trainer, "importance_of", lambda model, inputs, names: dict.fromkeys(names, 1.0))
+        trainer._select({"input_ids": ids, "labels": ids})
+        found.append((trainer.selection.selected, trainer._costs.select(dict.fromkeys(said[0], 1.0), 0.6)))
+    assert len(said) == 2 and found[0][0] == found[1][0] == sorted(said[1])
+    assert found[0][1] != found[1][1], "alone they would differ"
 
 
 def test_impossible_budgets_and_frozen_models_are_refused_when_the_trainer_is_built(tmp_path):
