@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from apps.embeddings.example import EmbeddingExample, example_from, to_jsonl
-from apps.embeddings.reading import collection, fold_of, qrels, rejects, required, smart_fields, table
+from apps.embeddings.reading import (
+    collection,
+    fold_of,
+    grade_of,
+    qrels,
+    rejects,
+    required,
+    smart_fields,
+    table,
+    texts_by_id,
+)
 from core.config.registry import Registry
 from core.data.rows import jsonl as json_lines
 from core.errors import DataError
@@ -73,13 +83,17 @@ def sts(
     Args:
         top: the largest score; it becomes 1.
     """
+    if len(columns) != 3 or not all(isinstance(place, int) and place >= 0 for place in columns) or top <= 0:
+        got = f"columns {columns}, top {top}"
+        raise DataError("no graded pairs", got=got, expected="three places of columns from 0 on, and top above 0")
     for file, number, cells in table(path, split, on_bad):
         try:
             row = {"text": cells[columns[0]], "text2": cells[columns[1]], "score": float(cells[columns[2]]) / top}
             example = example_from(row, task=task, file=file, line=number)
-        except (IndexError, ValueError) as error:
+        except (IndexError, ValueError):
+            expected = f"texts in columns {columns[0]} and {columns[1]}, a number in {columns[2]}, counted from 0"
             rejects(on_bad).handle(
-                DataError(f"no graded pair: {error}", file=file, line=number, got=cells, hint="check columns")
+                DataError("no graded pair", file=file, line=number, got=cells, expected=expected, hint="set columns")
             )
             continue
         except DataError as error:
@@ -143,19 +157,12 @@ def beir(
         triplets: give each query with its relevant documents as text, to train on, instead of the collection.
     """
     folder, bad = required(path), rejects(on_bad)
-    documents = {}
-    for number, row in json_lines(required(folder / "corpus.jsonl"), bad):
-        name, body = str(row.get("_id", row.get("id", ""))), f"{row.get('title') or ''} {row.get('text') or ''}".strip()
-        if not name or not body:
-            bad.handle(DataError("a document needs _id and text", file=folder / "corpus.jsonl", line=number, got=row))
-            continue
-        documents[name] = body
-    judged = qrels(folder / "qrels" / f"{split or 'test'}.tsv", documents, folder / "corpus.jsonl")
-    queries = [
-        (str(row.get("_id", row.get("id"))), str(row.get("text", "")))
-        for _, row in json_lines(required(folder / "queries.jsonl"), bad)
-    ]
-    yield from collection(documents, [(n, t) for n, t in queries if n in judged], judged, task, triplets)
+    documents, queries = (
+        texts_by_id(json_lines(required(file), bad), file, bad)
+        for file in (folder / "corpus.jsonl", folder / "queries.jsonl")
+    )
+    judged = qrels(folder / "qrels" / f"{split or 'test'}.tsv", documents, queries)
+    yield from collection(documents, [(n, t) for n, t in queries.items() if n in judged], judged, task, triplets)
 
 
 @READERS.register("smart")
@@ -168,9 +175,12 @@ def smart(
 ) -> Iterator[EmbeddingExample]:
     """The SMART layout of Cranfield and CISI: *.ALL with .I .T .W fields, *.qry, and qrels.
 
-    A document is title and text. Grades below 0 (Cranfield's −1) count as not relevant.
+    A document is title and text; one without either is left out, and so are its judgements. Grades below 0 (Cranfield's
+    −1) count as not relevant.
     """
     folder = required(path)
+    if not folder.is_dir():
+        raise DataError("no folder", file=folder, hint="give the folder of *.ALL, *.qry and qrels")
     found = {}
     for end in ("ALL", "qry"):
         files = sorted(f for f in folder.iterdir() if f.suffix.lower() == f".{end.lower()}")
@@ -183,11 +193,24 @@ def smart(
     if not rows:
         raise DataError("no qrels in the folder", file=folder)
     judged: dict[str, dict[str, float]] = defaultdict(dict)
-    for line in rows[0].read_text(encoding="utf-8").splitlines():
+    missing = []
+    for number, line in enumerate(rows[0].read_text(encoding="utf-8").splitlines(), 1):
         cells = line.split()
-        if len(cells) >= 2 and cells[0].isdigit() and cells[1] in documents:
-            grade = float(cells[-1]) if len(cells) == 3 else 1.0
+        if len(cells) < 2 or not cells[0].isdigit():
+            continue
+        grade = grade_of(cells[-1]) if len(cells) == 3 else 1.0
+        if grade is None:
+            raise DataError("the grade is no number", file=rows[0], line=number, got=line)
+        if cells[1] in documents:
             judged[cells[0]][cells[1]] = max(grade, 0.0)
+        elif cells[1] not in found["ALL"]:
+            missing.append(cells[1])
+    if missing:
+        raise DataError(
+            f"{len(missing)} judgements name documents that are not there: {', '.join(missing[:5])}",
+            file=rows[0],
+            hint="take all files of one release",
+        )
     queries = [(name, " ".join(f"{part['T']} {part['W']}".split())) for name, part in found["qry"].items()]
     yield from collection(documents, [(n, t) for n, t in queries if n in judged and t], judged, task, False)
 

@@ -6,15 +6,17 @@ nothing for a document. Each metric takes the examples of its kind; where there 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 
 from apps.embeddings import ranking
 from apps.embeddings.example import EmbeddingExample
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.evaluation.bootstrap import bootstrap_ci
 from core.evaluation.evaluator import BaseEvaluator
 from core.evaluation.report import Metric, Report
@@ -55,6 +57,8 @@ class EmbeddingEvaluator(BaseEvaluator):
         same_id: bool = True,
     ) -> None:
         super().__init__(metrics)
+        if shots < 1 or repeats < 1:
+            raise ConfigError("a classifier needs texts", where=f"shots={shots}, repeats={repeats}", hint="1 or more")
         self.fit = fit
         self.bootstrap, self.seed, self.shots, self.repeats, self.same_id = bootstrap, seed, shots, repeats, same_id
 
@@ -62,6 +66,7 @@ class EmbeddingEvaluator(BaseEvaluator):
         """A report of all metrics. Raises `DataError` when a prediction is not what its example asks for."""
         self.check(predictions, examples)
         rows = [self._row(i, e, p) for i, (e, p) in enumerate(zip(examples, predictions))]
+        _check_judged(examples)
         metrics: dict[str, Metric] = {}
         metrics.update(self._search(examples, predictions, rows))
         metrics.update(self._pairs(examples, predictions, rows))
@@ -89,12 +94,13 @@ class EmbeddingEvaluator(BaseEvaluator):
     @staticmethod
     def _row(number: int, example: EmbeddingExample, prediction: Any) -> dict[str, Any]:
         wanted = {"pair": (int, float), "query": list, "triplet": list, "labelled": list}.get(example.kind)
-        if wanted and not isinstance(prediction, wanted):  # type: ignore[arg-type]
-            raise DataError(
-                f"prediction {number} does not fit a {example.kind}",
-                got=prediction,
-                expected="a cosine" if example.kind == "pair" else "a list",
+        fits = {"pair": _is_number, "labelled": _is_vector}.get(example.kind, _is_ranking)
+        if wanted and not (isinstance(prediction, wanted) and fits(prediction)):  # type: ignore[arg-type]
+            expected = {"pair": "a cosine", "labelled": "a list of finite numbers"}.get(
+                example.kind, "[[document id, score], …], each document once"
             )
+            got = f"{prediction!r:.200}"
+            raise DataError(f"prediction {number} does not fit a {example.kind}", got=got, expected=expected)
         row = {"id": example.id or str(number), "input": example.text, "kind": example.kind}
         if example.kind == "pair":
             row.update(reference=example.score, prediction=prediction, second=example.text2)
@@ -168,6 +174,9 @@ class EmbeddingEvaluator(BaseEvaluator):
         labels = np.array([examples[i].label for i in chosen])
         if len(set(labels.tolist())) < 2:
             return {name: _skipped("no texts of two classes or more") for name in LABELLED}
+        lengths = {len(predictions[i]) for i in chosen}
+        if len(lengths) > 1:
+            raise DataError("the vectors are of different lengths", got=sorted(lengths)[:5])
         vectors = np.array([predictions[i] for i in chosen], dtype=np.float32)
         found = {"anisotropy": Metric(self._anisotropy(vectors), len(chosen), higher_is_better=False)}
         found["accuracy"] = self._accuracy(vectors, labels) if "accuracy" in self.metrics else _skipped("not asked for")
@@ -219,6 +228,35 @@ def draws(labels: np.ndarray, shots: int, repeats: int, seed: int) -> Iterator[l
                 chosen.append(place)
                 seen[labels[place]] += 1
         yield chosen
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, Real) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def _is_vector(given: Any) -> bool:
+    try:
+        values = np.asarray(given)
+    except ValueError:
+        return False
+    return values.ndim == 1 and values.size > 0 and values.dtype.kind in "fiu" and bool(np.isfinite(values).all())
+
+
+def _is_ranking(given: Any) -> bool:
+    pairs = all(isinstance(hit, (list, tuple)) and len(hit) == 2 and _is_number(hit[1]) for hit in given)
+    return pairs and len({hit[0] for hit in given}) == len(given)
+
+
+def _check_judged(examples: Sequence[EmbeddingExample]) -> None:
+    """Raise `DataError` when documents are given and relevant ones are not among them, with the first five."""
+    names = {example.id for example in examples if example.kind == "document"}
+    missing = [name for e in examples if e.kind == "query" for name, _ in e.relevant or () if name not in names]
+    if names - {None} and missing:
+        raise DataError(
+            f"{len(missing)} judgements name documents that are not among the examples: {', '.join(missing[:5])}",
+            field="relevant",
+            hint="give the whole collection",
+        )
 
 
 def _judged(example: EmbeddingExample) -> dict[str, float]:

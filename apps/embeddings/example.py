@@ -76,6 +76,8 @@ def example_from(
     """
     if not isinstance(row, dict):
         raise DataError("the row is not an object", file=file, line=line, got=row, expected='{"text": …}')
+    if "query" in row and "text" in row:
+        raise DataError("two names for one text", file=file, line=line, field="query", expected="text or query")
     row = {"text" if name == "query" else name: value for name, value in row.items()}
     for name in set(row) - set(FIELDS) - {"meta", "prediction"}:
         hint = nearest(name, FIELDS) or f"known: {', '.join(FIELDS)}"
@@ -97,15 +99,22 @@ def example_from(
     if row.get("text2") is not None and not (isinstance(row["text2"], str) and row["text2"].strip()):
         raise bad("text2", "a text that is not empty")
     score = row.get("score")
-    if score is not None and not (isinstance(score, (int, float)) and 0 <= score <= 1):
+    if score is not None and (isinstance(score, bool) or not (isinstance(score, (int, float)) and 0 <= score <= 1)):
         raise bad("score", "a number from 0 to 1")
     relevant = row.get("relevant")
     if isinstance(relevant, dict):
         relevant = tuple(relevant.items())
-    if relevant is not None and not all(
-        len(pair) == 2 and isinstance(pair[1], (int, float)) and pair[1] >= 0 for pair in relevant
+    if relevant is not None and not (
+        isinstance(relevant, (list, tuple))
+        and all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[1], (int, float)) and pair[1] >= 0
+            for pair in relevant
+        )
     ):
         raise bad("relevant", '{"document id": grade from 0 on}')
+    for field in ("id", "label"):
+        if isinstance(row.get(field), (list, dict)):
+            raise bad(field, "a text or a number")
     label, name, task = row.get("label"), row.get("id"), row.get("task") or task
     if not isinstance(task, str):
         raise bad("task", "a string")

@@ -52,13 +52,19 @@ def coded(vectors: np.ndarray, precision: Precision, calibration: np.ndarray | N
         calibration: (m, d) vectors whose range the bytes cover; the vectors themselves by default.
 
     Raises:
-        ConfigError: an unknown precision. DataError: no vectors.
+        ConfigError: an unknown precision. DataError: no finite vectors, or a calibration set of another width.
     """
     if precision not in ("int8", "binary"):
         raise ConfigError(f"unknown precision '{precision}'", hint="int8 or binary")
-    if len(vectors) == 0:
+    vectors = np.asarray(vectors)
+    given = vectors if calibration is None else np.asarray(calibration)
+    if vectors.size == 0:
         raise DataError("there are no vectors to encode")
-    given = vectors if calibration is None else calibration
+    if vectors.ndim != 2 or given.ndim != 2 or vectors.shape[1] != given.shape[1]:
+        got = f"{vectors.shape}, {given.shape}"
+        raise DataError("vectors are rows of a table, of one width with the calibration set", got=got)
+    if not (np.isfinite(vectors).all() and np.isfinite(given).all()):
+        raise DataError("there are vectors that are not finite")
     low = given.min(0).astype(np.float32)
     step = np.maximum((given.max(0) - low) / 255, 1e-12).astype(np.float32)
     if precision == "binary":
@@ -86,6 +92,7 @@ class CodedIndex:
     def search(self, queries: np.ndarray, k: int = 10) -> list[list[Hit]]:
         """The `k` documents of largest dot product with each query (q, d), of those that the codes suggest."""
         checked_k(k)
+        queries = np.atleast_2d(np.asarray(queries))
         if queries.shape[1] != self.codes.dimension:
             raise DataError(f"the queries have {queries.shape[1]} dimensions, the index has {self.codes.dimension}")
         found = []

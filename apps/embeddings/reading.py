@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,10 @@ def fold_of(classes: list[str], fold: int, folds: int) -> list[bool]:
     """Whether each row is in the part `fold`: the folds of scikit-learn's StratifiedKFold with seed 0."""
     if not 0 <= fold < folds:
         raise DataError("no such fold", field="fold", got=fold, expected=f"0 to {folds - 1}")
+    if folds < 2 or max(Counter(classes).values(), default=0) < folds:
+        raise DataError(
+            "too few texts for the folds", field="folds", got=folds, expected="2 to the texts of the largest class"
+        )
     from sklearn.model_selection import StratifiedKFold
 
     parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(classes, classes)
@@ -48,7 +53,7 @@ def table(path: str | Path, split: str | None, on_bad: Any) -> Iterator[tuple[Pa
         if not found:
             raise DataError(f"no {split or 'train'}.csv or .tsv in the folder", file=place)
         place = found[0]
-    with open(place, encoding="utf-8", newline="") as handle:
+    with open(place, encoding="utf-8-sig", newline="") as handle:
         reader = csv.reader(handle, delimiter="\t" if place.suffix == ".tsv" else ",")
         try:
             for cells in reader:
@@ -58,28 +63,64 @@ def table(path: str | Path, split: str | None, on_bad: Any) -> Iterator[tuple[Pa
             raise DataError(f"not a table: {error}", file=place, line=reader.line_num) from error
 
 
-def qrels(file: Path, documents: dict[str, str], corpus: Path) -> dict[str, dict[str, float]]:
-    """Judgements by query. Raises `DataError` for a document that is not in the corpus, naming the first five."""
+def texts_by_id(rows: Iterable[tuple[int, dict]], file: Path, bad: BadRows) -> dict[str, str]:
+    """Texts of a BEIR file by their ids, a title in front. A row without either, or of a known id, is a bad row."""
+    found: dict[str, str] = {}
+    for number, row in rows:
+        name = row.get("_id", row.get("id"))
+        parts = [row.get("title") or "", row.get("text") or ""]
+        if name in (None, "") or isinstance(name, (list, dict)) or not all(isinstance(part, str) for part in parts):
+            bad.handle(DataError("a row needs _id and text", file=file, line=number, got=row))
+        elif not (text := " ".join(parts).strip()):
+            bad.handle(DataError("the text is empty", file=file, line=number, field="text", got=row))
+        elif str(name) in found:
+            bad.handle(DataError("the id stands twice", file=file, line=number, field="_id", got=name))
+        else:
+            found[str(name)] = text
+    return found
+
+
+def qrels(file: Path, documents: dict[str, str], queries: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Judgements by query, from lines of query, document and grade apart by tabs; the first line may be a header.
+
+    Raises:
+        DataError: a line that is none, no line at all, or names that are in neither file, the first five of them.
+    """
     judged: dict[str, dict[str, float]] = defaultdict(dict)
-    missing = []
-    for number, line in enumerate(required(file).read_text(encoding="utf-8").splitlines(), 1):
+    missing: dict[str, list[str]] = {"documents": [], "queries": []}
+    for number, line in enumerate(required(file).read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
         cells = line.split("\t")
-        if number == 1 and not cells[-1].strip().lstrip("-").replace(".", "").isdigit():
+        if number == 1 and len(cells) >= 2 and grade_of(cells[-1]) is None and cells[-1].strip() not in documents:
             continue
-        if len(cells) not in (2, 3, 4):
-            raise DataError("a judgement is query, document, grade", file=file, line=number, got=line)
-        name, document = cells[0], cells[2] if len(cells) == 4 else cells[1]
-        if document not in documents:
-            missing.append(document)
-            continue
-        judged[name][document] = float(cells[-1]) if len(cells) > 2 else 1.0
-    if missing:
-        raise DataError(
-            f"{len(missing)} judgements name documents that are not in {corpus.name}: {', '.join(missing[:5])}",
-            file=file,
-            hint="take qrels and corpus of one release",
-        )
+        name, document = cells[0], cells[2] if len(cells) == 4 else cells[1] if len(cells) > 1 else ""
+        grade = grade_of(cells[-1]) if len(cells) > 2 else 1.0
+        if len(cells) not in (2, 3, 4) or grade is None:
+            raise DataError("a judgement is query, document, grade, apart by tabs", file=file, line=number, got=line)
+        for kind, known, given in (("documents", documents, document), ("queries", queries, name)):
+            if given not in known:
+                missing[kind].append(given)
+        judged[name][document] = grade
+    for kind, names in missing.items():
+        if names:
+            raise DataError(
+                f"{len(names)} judgements name {kind} that are not there: {', '.join(names[:5])}",
+                file=file,
+                hint="take qrels, corpus and queries of one release",
+            )
+    if not judged:
+        raise DataError("there are no judgements", file=file)
     return judged
+
+
+def grade_of(cell: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def collection(

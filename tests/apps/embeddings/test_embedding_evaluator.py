@@ -11,7 +11,7 @@ from apps.embeddings import ranking
 from apps.embeddings.data import READERS, load_data
 from apps.embeddings.evaluator import EmbeddingEvaluator
 from apps.embeddings.example import EmbeddingExample, example_from, to_jsonl
-from core.errors import DataError, GraftError
+from core.errors import ConfigError, DataError, GraftError
 
 
 def test_metrics_equal_trec_eval_with_ties():
@@ -86,6 +86,45 @@ def test_wrong_predictions_are_refused():
         EmbeddingEvaluator(["ndcg"])
 
 
+QUERY = EmbeddingExample("q", relevant=(("d1", 1.0),), id="q1")
+
+
+@pytest.mark.parametrize(
+    ("example", "prediction"),
+    [
+        (EmbeddingExample("a", text2="b", score=0.5), float("nan")),
+        (EmbeddingExample("a", text2="b", score=0.5), True),
+        (QUERY, ["d1"]),
+        (QUERY, [["d1", None]]),
+        (QUERY, [["d1", float("nan")]]),
+        (QUERY, [["d1", 1.0, 2.0]]),
+        (QUERY, [["d1", 1.0], ["d1", 0.5]]),  # counted twice, it would be worth more than 100
+        (EmbeddingExample("a", label="x"), [1.0, float("nan")]),
+        (EmbeddingExample("a", label="x"), ["x"]),
+        (EmbeddingExample("a", label="x"), []),
+        (EmbeddingExample("a", label="x"), [[1.0], [1.0, 2.0]]),
+    ],
+)
+def test_what_is_no_prediction_is_named(example, prediction):
+    with pytest.raises(DataError, match="prediction 0 does not fit"):
+        EmbeddingEvaluator().score([prediction], [example])
+
+
+def test_vectors_are_of_one_length():
+    examples = [EmbeddingExample("a", label="x"), EmbeddingExample("b", label="y")]
+    with pytest.raises(DataError, match="different lengths"):
+        EmbeddingEvaluator().score([[1.0], [1.0, 2.0]], examples)
+    with pytest.raises(ConfigError, match="shots=0"):
+        EmbeddingEvaluator(shots=0)
+
+
+def test_a_judged_document_that_is_not_there_is_no_miss():
+    examples = [QUERY, EmbeddingExample("a", id="d2")]
+    with pytest.raises(DataError, match="1 judgements name documents that are not among the examples: d1"):
+        EmbeddingEvaluator().score([[["d2", 1.0]], None], examples)
+    assert EmbeddingEvaluator().score([[["d2", 1.0]]], [QUERY]).value("ndcg@10") == 0
+
+
 # ---- readers -------------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +136,12 @@ def test_wrong_predictions_are_refused():
         ({"text": "a", "score": 3}, "from 0 to 1"),
         ({"text": "a", "pos": [""]}, "texts that are not empty"),
         ({"text": "a", "relevant": {"d": -1}}, "grade"),
+        ({"text": "a", "relevant": 5}, "grade"),
+        ({"text": "a", "relevant": [1]}, "grade"),
+        ({"text": "a", "score": True}, "from 0 to 1"),
+        ({"text": "a", "id": {"b": 1}}, "a text or a number"),
+        ({"text": "a", "label": ["b"]}, "a text or a number"),
+        ({"text": "a", "query": "b"}, "two names"),
         (["a"], "not an object"),
     ],
 )
@@ -141,8 +186,70 @@ def test_beir(tmp_path):
 
 
 def test_judgements_of_missing_documents_name_the_first_five(tmp_path):
-    with pytest.raises(DataError, match="7 judgements name documents that are not in corpus.jsonl: m0, m1, m2, m3, m4"):
+    with pytest.raises(DataError, match="7 judgements name documents that are not there: m0, m1, m2, m3, m4"):
         load_data(beir_folder(tmp_path, "".join(f"q1\tm{i}\t1\n" for i in range(7))), "beir", split="test")
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "where", "part"),
+    [
+        ("corpus.jsonl", '{"_id": "1", "text": "other"}', "corpus.jsonl:4", "stands twice"),
+        ("corpus.jsonl", '{"_id": null, "text": "x"}', "corpus.jsonl:4", "needs _id"),
+        ("corpus.jsonl", '{"_id": "9", "text": ["x"]}', "corpus.jsonl:4", "needs _id"),
+        ("queries.jsonl", '{"_id": "q1", "text": "x"}', "queries.jsonl:3", "stands twice"),
+        ("queries.jsonl", '{"_id": "q9", "text": " "}', "queries.jsonl:3", "empty"),
+        ("queries.jsonl", '{"text": "x"}', "queries.jsonl:3", "needs _id"),
+        ("qrels/test.tsv", "q1\t2\tgood", "test.tsv:4", "query, document, grade"),
+        ("qrels/test.tsv", "q1\t2\tnan", "test.tsv:4", "query, document, grade"),
+        ("qrels/test.tsv", "q1 0 2 1", "test.tsv:4", "query, document, grade"),
+        ("qrels/test.tsv", "q9\t2\t1", "test.tsv", "name queries that are not there: q9"),
+    ],
+)
+def test_a_line_that_spoils_a_collection_is_named(file, line, where, part, tmp_path):
+    place = beir_folder(tmp_path) / file
+    place.write_text(place.read_text() + line + "\n")
+    with pytest.raises(DataError, match=part) as caught:
+        load_data(tmp_path, "beir", split="test")
+    assert where in str(caught.value)
+
+
+def test_judgements_without_a_header_and_none_at_all(tmp_path):
+    file = beir_folder(tmp_path) / "qrels" / "test.tsv"
+    file.write_text("\nq1\t1\t2\n\n")
+    assert load_data(tmp_path, "beir", split="test")[-1].relevant == (("1", 2.0),)
+    for first in ("", "query-id\tcorpus-id\tscore\n"):
+        file.write_text(first)
+        with pytest.raises(DataError, match="no judgements"):
+            load_data(tmp_path, "beir", split="test")
+
+
+def test_tables_that_are_none(tmp_path):
+    pairs, labels = tmp_path / "p.csv", tmp_path / "l.csv"
+    pairs.write_text("\ufeffa,b,4\n", encoding="utf-8")  # as spreadsheets write it
+    assert load_data(pairs, "sts")[0].text == "a"
+    for arguments in ({"columns": [0, 1]}, {"columns": "abc"}, {"top": 0}):
+        with pytest.raises(DataError, match="three places of columns"):
+            load_data(pairs, "sts", **arguments)
+    with pytest.raises(DataError, match="a number in 1"):
+        load_data(pairs, "sts", columns=[0, 2, 1])
+    labels.write_text("text,category\na,x\nb,y\n")
+    for folds in (1, 5):
+        with pytest.raises(DataError, match="too few texts for the folds"):
+            load_data(labels, "labels", fold=0, folds=folds)
+
+
+def test_a_smart_folder_is_of_one_release(tmp_path):
+    (tmp_path / "x.ALL").write_text(".I 1\n.T\nt\n.W\nw\n.I 2\n.T\n.W\n")
+    (tmp_path / "x.qry").write_text(".I 1\n.W\nq\n")
+    judgements = tmp_path / "qrels"
+    judgements.write_text("1 1 -1\n1 2 1\n")  # document 2 has no text
+    assert load_data(tmp_path, "smart")[-1].relevant == (("1", 0.0),)
+    for line, part in (("1 77 1", "not there: 77"), ("1 1 x", "no number")):
+        judgements.write_text(line + "\n")
+        with pytest.raises(DataError, match=part):
+            load_data(tmp_path, "smart")
+    with pytest.raises(DataError, match="no folder"):
+        load_data(judgements, "smart")
 
 
 def test_tables(tmp_path):

@@ -58,3 +58,18 @@ def test_unknown_formats_are_named():
         coded(vectors(3), "int4")
     with pytest.raises(DataError, match="no vectors"):
         coded(vectors(0), "int8")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "calibration"),
+    [(np.ones(4), None), (np.ones((2, 4)), np.ones((2, 3))), (np.full((2, 4), np.nan), None), (np.ones((0, 4)), None)],
+)
+def test_what_is_no_table_of_vectors_is_refused(vectors, calibration):
+    with pytest.raises(DataError, match="vectors"):
+        coded(vectors, "int8", calibration)
+
+
+def test_one_query_is_a_table_of_one():
+    vectors = np.eye(4, dtype=np.float32)
+    index = CodedIndex(list("abcd"), coded(vectors, "int8"))
+    assert index.search(vectors[1], 1) == index.search(vectors[1:2], 1)
