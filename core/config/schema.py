@@ -94,7 +94,7 @@ class BatchConfig:
 
     size: int = key(64, "rows or tokens in one optimizer step", least=1)
     unit: Literal["rows", "tokens"] = key("rows", "what size counts")
-    micro: int | Literal["auto"] = key("auto", "rows in one forward pass on one device")
+    micro: int | Literal["auto"] = key("auto", "rows in one forward pass on one device", least=1)
     ramp: float = key(0.0, "the batch grows to its size over a share of the steps below 1, so many from 1 on", least=0)
     start: float = key(0.125, "share of the size that a ramp starts from", above=0, most=1)
 

@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config.load import ResolvedStage
+from core.config.schema import AdapterConfig
 from core.costmodel.fit import Choice, DoesNotFit, choose
 from core.costmodel.hardware import GIB, Device
 from core.costmodel.workload import Workload, shape_of
+from core.errors import ConfigError
+
+CPU_TOKENS = 4096
+"""Tokens of one pass on a CPU, where more is no faster."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ def plan_stages(stages: Sequence[ResolvedStage], device: Device, processes: int 
     return [_plan(stage, device, processes) for stage in stages]
 
 
+def _beside_blocks(adapter: AdapterConfig) -> bool:
+    """Whether an adapter names parts outside the blocks, which are not counted here."""
+    targets = [adapter.targets] if isinstance(adapter.targets, str) else adapter.targets
+    return bool(adapter.modules_to_save) or any("head" in name or "embed" in name for name in targets)
+
+
 def _plan(stage: ResolvedStage, device: Device, processes: int) -> StagePlan:
     recipe = stage.recipe
     kind = "cuda" if device.is_gpu else "cpu"
@@ -63,9 +74,11 @@ def _plan(stage: ResolvedStage, device: Device, processes: int) -> StagePlan:
     batch = recipe.train.batch
     sequences = max(1, round(batch.size / (work.length if batch.unit == "tokens" else 1) / processes))
     checkpoint: Any = recipe.backend.activation_checkpoint
+    if not work.trainable and not any(_beside_blocks(adapter) for adapter in recipe.model.adapters):
+        maps = ", ".join(work.shape.linears)
+        raise ConfigError("targets name no linear map of the model", where="model.adapters", hint=f"it has {maps}")
+    micro = max(1, CPU_TOKENS // work.length) if kind == "cpu" and batch.micro == "auto" else batch.micro
     try:
-        return StagePlan(
-            stage.name, stage.method, choose(work, device, sequences, micro=batch.micro, checkpoint=checkpoint)
-        )
+        return StagePlan(stage.name, stage.method, choose(work, device, sequences, micro=micro, checkpoint=checkpoint))
     except DoesNotFit as error:
         return StagePlan(stage.name, stage.method, error.least, str(error))

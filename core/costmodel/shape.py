@@ -112,6 +112,9 @@ class ModelShape:
             return FAMILIES[family](config, vocabulary or int(config.get("vocab_size", 0)))
         except KeyError as error:
             raise UnsupportedModelError(f"the config of a {family} model lacks {error}", where="config.json") from error
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise UnsupportedModelError(f"the config of a {family} model has sizes that cannot be: {error}",
+                                        where="config.json") from error  # fmt: skip
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> ModelShape:

@@ -16,7 +16,7 @@ from core.costmodel.fit import choose
 from core.costmodel.hardware import DEVICES, Device, known_as, this_cpu
 from core.costmodel.workload import Workload, shape_of
 from core.distributed.launch import world_size
-from core.errors import CheckpointError, UnsupportedModelError
+from core.errors import CheckpointError, ConfigError, UnsupportedModelError
 
 SIZES = ("micro", "accumulation", "steps", "sequences_a_step")
 
@@ -89,6 +89,24 @@ def refuse_what_cannot_fit(stages: list[ResolvedStage], device: str) -> None:
     """Raise `BudgetExceeded` for a stage that would not fit with one sequence a pass, before anything is loaded."""
     for stage in stages:
         fit(stage, device, {"micro": 1, "accumulation": 1, "sequences_a_step": 1}, decide=False)
+
+
+def refuse_beyond_context(model: Any, dataset: Any) -> str | None:
+    """What to say about documents that are longer than the model's context; None where there are none.
+
+    Raises:
+        ConfigError: the model learnt a vector for each place and has none beyond its context.
+    """
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    context = getattr(config, "max_position_embeddings", None)
+    longest = max((len(row.input_ids) for row in getattr(dataset, "rows", ()) if hasattr(row, "input_ids")), default=0)
+    if not context or longest <= context:
+        return None
+    what = f"rows have up to {longest} tokens, and the model's context is {context}"
+    if not (getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)):
+        raise ConfigError(what, where="data.max_length", hint=f"set it to at most {context}")
+    return f"{what}: what lies beyond is new to it"
 
 
 def begun_with(folder: Path, stage: ResolvedStage, sizes: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from core.config.load import ResolvedStage
 from core.config.registry import METHODS, App
 from core.config.schema import DataConfig, Recipe
+from core.costmodel.plan import CPU_TOKENS
 from core.data import dataset as datasets
 from core.data.dataset import EncodedDataset, EvenShares, IterableEncodedDataset, block_dataset
 from core.data.encode import EncodeStats, Mode, encode, encode_rows, encode_stream
@@ -22,7 +23,7 @@ from core.errors import ConfigError
 from core.training.ramp import steps_to_read
 from core.training.stage import Stage, StageContext
 
-CPU_TOKENS, GPU_TOKENS, LOGIT_BYTES = 4096, 32768, 4e9
+GPU_TOKENS, LOGIT_BYTES = 32768, 4e9
 
 
 @dataclass

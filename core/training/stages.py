@@ -20,7 +20,7 @@ from core.training import checkpoint, trackers
 from core.training.build import add_adapters, merged_in_memory, parameter_counts, training_hooks
 from core.training.callbacks import LiveLine, StopAndSave, TaskMetric, forget_later, peak_gib, say
 from core.training.evaluate import make_evaluator, score_within
-from core.training.fitting import begun_with, fit
+from core.training.fitting import begun_with, fit, refuse_beyond_context
 from core.training.prepare import Prepared, prepare_data, step_sizes
 from core.training.saving import whole
 
@@ -63,6 +63,7 @@ class StageRunner:
         recipe.backend.activation_checkpoint = sizes.get("activation_checkpoint", recipe.backend.activation_checkpoint)
         if resume:
             sizes = begun_with(folder, stage, sizes)
+        beyond = refuse_beyond_context(model, prepared.dataset)
         summary = {
             "stage": stage.name,
             "method": stage.method,
@@ -71,6 +72,11 @@ class StageRunner:
             **sizes,
         }
         self._announce(summary, stage.index, recipe.data.max_length)
+        if beyond:
+            say(self.run, f"{stage.name}: {beyond}")
+        if recipe.train.warmup > sizes["steps"]:
+            say(self.run, f"{stage.name}: {sizes['steps']} steps, all of them warm-up (train.warmup: "
+                          f"{recipe.train.warmup:g}): the learning rate never reaches train.lr")  # fmt: skip
         trainer, stopper = self._trainer(stage, model, prepared, sizes, folder / "checkpoints")
         start = time.time()
         point = checkpoint.newest(folder / "checkpoints") if resume else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from recipes.verbs import share
+
 EXAMPLES = """  graft merge runs/quickstart/42
   graft merge runs/quickstart/42 --out merged --dtype bf16
   graft merge runs/qlora/42 --mode requantize --max-drift 0.05"""
@@ -20,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="separate: base and adapter side by side, exact; dense: added to the (dequantized) weights;"
         " requantize: then held in the base's number format again",
     )
-    parser.add_argument("--max-drift", type=float, help="largest mean change of a logit; above it nothing is written")
+    parser.add_argument("--max-drift", type=share, help="largest mean change of a logit; above it nothing is written")
 
 
 def run(options: argparse.Namespace) -> int:

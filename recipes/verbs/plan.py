@@ -7,6 +7,7 @@ import json
 import subprocess
 
 from recipes.catalogue import find
+from recipes.verbs import count
 
 EXAMPLES = """  graft plan recipes/translation/quickstart.yaml
   graft plan recipes/translation/alma.yaml model.path=/models/8b --device h100
@@ -17,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", help="key.path=value")
     parser.add_argument("--device", help="h200, h100, a100-80, …, or cpu; default: this machine's")
-    parser.add_argument("--gpus", type=int, default=1, help="data-parallel over this many devices")
+    parser.add_argument("--gpus", type=count, default=1, help="data-parallel over this many devices")
     parser.add_argument("--data", action="store_true", help="read the data too (seconds to minutes)")
     parser.add_argument("--smoke", action="store_true", help="plan the small form")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
             print(describe(plan, device.name))
         for stage in (data or {}).get("stages", []):
             print(
-                f"{stage['stage']}: " + ", ".join(f"{k} {v}" for k, v in stage.items() if k not in ("stage", "method"))
+                f"{stage['stage']}: "
+                + ", ".join(f"{k} {v}" for k, v in stage.items() if k not in ("stage", "method") and v != [])
             )
     return 0 if all(plan.refusal is None for plan in plans) else 2
 

@@ -15,6 +15,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+from recipes.verbs import count, share
+
 EXAMPLES = """  graft runs
   graft runs /data/runs
   graft runs attach runs/alma/42      follow its log; Ctrl-C leaves it running
@@ -28,8 +30,8 @@ WAIT_S = 0.3
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="?", default="runs", help="folder to list, or attach, stop, resume")
     parser.add_argument("run", nargs="?", help="run folder, for attach, stop and resume")
-    parser.add_argument("--gpus", type=int, help="resume on this many GPUs")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds that stop waits for the run's last step")
+    parser.add_argument("--gpus", type=count, help="resume on this many GPUs")
+    parser.add_argument("--timeout", type=share, default=600, help="seconds that stop waits for the run's last step")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -62,7 +64,9 @@ def show(root: str) -> int:
         last = next(iter(deque(folder.read_metrics(), maxlen=1)), None)
         step = f"step {last['step']}" if last and "step" in last else ""
         age = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.get("created", 0)))
-        print(f"{str(folder.path):<40} {folder.standing():<12} {info.get('app', ''):<12} {step:<12} {age}")
+        standing = folder.standing()
+        why = f"  {str(info.get('error')).splitlines()[0][:100]}" if standing == "failed" and info.get("error") else ""
+        print(f"{str(folder.path):<40} {standing:<12} {info.get('app', ''):<12} {step:<12} {age}{why}")
     return 0
 
 

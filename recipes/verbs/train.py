@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from recipes.catalogue import find
+from recipes.verbs import count
 
 EXAMPLES = """  graft train recipes/translation/quickstart.yaml
   graft train recipes/translation/alma.yaml model.path=/models/base train.lr=1e-4 --gpus 2
@@ -19,7 +20,7 @@ EXAMPLES = """  graft train recipes/translation/quickstart.yaml
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?")
     parser.add_argument("overrides", nargs="*", help="key.path=value")
-    parser.add_argument("--gpus", type=int, default=None, help="data-parallel over this many GPUs")
+    parser.add_argument("--gpus", type=count, default=None, help="data-parallel over this many GPUs")
     parser.add_argument("--resume", metavar="RUN", help="go on with a killed or stopped run")
     parser.add_argument("--smoke", action="store_true", help="tiny model, 64 rows: seconds on a laptop")
     parser.add_argument("--detach", action="store_true", help="run in the background; graft runs attach follows it")

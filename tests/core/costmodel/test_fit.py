@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -84,3 +85,36 @@ def test_planning_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "GiB" in done.stdout, done.stdout + done.stderr
+
+
+def _stages(path, **model):
+    raw = {
+        "app": "lm",
+        "model": {"path": str(path), **model},
+        "data": {"train": [{"reader": "embedded"}], "max_length": 1024},
+        "method": "lm.pretrain",
+    }
+    return resolve_stages(recipe_from(raw))
+
+
+LLAMA = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 300,
+}  # fmt: skip
+
+
+def test_a_plan_for_a_cpu_takes_the_passes_that_training_takes(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (plan,) = plan_stages(_stages(tmp_path), device_named("cpu"))
+    assert plan.choice.work.micro == 4
+
+
+def test_what_cannot_be_planned_is_told(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    adapters = [{"kind": "lora", "targets": ["nope_proj"]}]
+    with pytest.raises(ConfigError, match="name no linear map") as caught:
+        plan_stages(_stages(tmp_path, adapters=adapters), device_named("h100"))
+    assert "q_proj" in caught.value.hint
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA, "num_attention_heads": 0}))
+    with pytest.raises(UnsupportedModelError, match="sizes that cannot be"):
+        plan_stages(_stages(tmp_path), device_named("h100"))

@@ -148,6 +148,32 @@ def test_a_run_that_would_learn_nothing_is_refused(tmp_path):
         train(run.recipe(), run)
 
 
+@pytest.mark.parametrize("preset", ["tiny-gpt2", "tiny"])
+def test_rows_longer_than_the_context(tmp_path, preset, monkeypatch):
+    """Places that a model learnt end with its context; turned phases go on, which is said."""
+    from core.models import presets
+
+    kind, shape = presets.PRESETS[preset]
+    short = {"n_positions": 32} if preset == "tiny-gpt2" else {"max_position_embeddings": 32}
+    monkeypatch.setitem(presets.PRESETS, preset, (kind, {**shape, **short}))
+    made = recipe(
+        tmp_path / "run",
+        model={"preset": preset, "tokenizer": "bpe:400"},
+        data={**recipe("x").to_dict()["data"], "eval": []},
+        train={"max_steps": 2, "lr": 1e-3, "warmup": 50, "batch": {"size": 8}},
+    )
+    run = RunFolder.create(made)
+    if preset == "tiny-gpt2":
+        with pytest.raises(ConfigError, match="the model's context is 32") as caught:
+            train(run.recipe(), run)
+        assert caught.value.where == "data.max_length" and "at most 32" in caught.value.hint
+        return
+    train(run.recipe(), run)
+    log = (run.path / "log.txt").read_text()
+    assert "the model's context is 32: what lies beyond is new to it" in log
+    assert "2 steps, all of them warm-up (train.warmup: 50)" in log
+
+
 def test_a_run_is_never_overwritten(tmp_path):
     RunFolder.create(recipe(tmp_path / "run"))
     with pytest.raises(Exception, match="already holds a run"):
