@@ -31,7 +31,8 @@ class SpielCallback(SelectionCallback):
 
     Attributes:
         replaced: share of the entries that the last reselection exchanged. scale: what the optimizer's gradient of this
-            step is of the one that the backward passes made, not finite for a step that is left out.
+            step is of the one that the backward passes made, not finite for a step that is left out. blind: training
+            began with a support that nobody chose; that of an adapter with values is never exchanged as a whole.
     """
 
     name = "spiel"
@@ -42,13 +43,14 @@ class SpielCallback(SelectionCallback):
         window, first = (0, steps) if config.selection == "ma" else (steps, 0)
         super().__init__(config.reselection_steps, window, first=first)
         self.config, self.adapter = config, adapter
-        self.replaced, self.scale = 0.0, 1.0
+        self.replaced, self.scale, self.blind = 0.0, 1.0, True
         self._layers: dict[str, SpielLayer] = {}
 
     # ---- when ------------------------------------------------------------------------------------------------------
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         self.take_layers(unwrapped(given["model"]))
+        self.blind = not any(bool(layer.spiel_values[self.adapter].any()) for layer in self._layers.values())
         super().on_train_begin(args, state, control, **given)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -56,7 +58,8 @@ class SpielCallback(SelectionCallback):
         super().on_step_end(args, state, control, **given)
 
     def ended(self) -> bool:
-        return self.config.selection == "random" or (self.config.selection == "grad_once" and self.selections > 0)
+        kept = self.selections > 0 or not self.blind
+        return self.config.selection == "random" or (self.config.selection == "grad_once" and kept)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         for layer in self._layers.values():
@@ -91,7 +94,7 @@ class SpielCallback(SelectionCallback):
     def close(self, model: Any, optimizer: Any, step: int, total: int) -> None:
         """Exchange entries in every layer."""
         rate = replacement_rate(self.config.rate_policy, self.config.initial_rate, step, total)
-        rate = rate if self.selections else 1.0
+        rate = 1.0 if self.blind and not self.selections else rate
         moved = whole = 0
         for layer in self._layers.values():
             window = layer.windows.pop(self.adapter, None)
@@ -154,10 +157,10 @@ class SpielCallback(SelectionCallback):
                 layer.windows[self.adapter] = window
 
     def plain(self) -> dict[str, Any]:
-        return {"replaced": self.replaced}
+        return {"replaced": self.replaced, "blind": self.blind}
 
     def load_plain(self, found: dict[str, Any]) -> None:
-        self.replaced = found["replaced"]
+        self.replaced, self.blind = found["replaced"], found.get("blind", True)
         if self.opened is not None:
             self.open(None, self.opened, 0)
 

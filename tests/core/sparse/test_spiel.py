@@ -387,6 +387,23 @@ def test_a_resumed_run_selects_what_an_uninterrupted_one_does(selection, tmp_pat
     assert moved == (selection != "random")
 
 
+@pytest.mark.parametrize("selection", ["ag", "ma", "grad_once"])
+def test_an_adapter_that_has_learnt_is_not_exchanged_as_a_whole(selection, tmp_path):
+    config = SpielConfig(
+        density=0.05, selection=selection, reselection_steps=4, accumulation_steps=2, initial_rate=0.25
+    )
+    model = wake(peft.get_peft_model(llama(), config))
+    before = {name: layer.spiel_indices["default"].clone() for name, layer in spiel_layers(model).items()}
+    args = tr.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=4, use_cpu=True, report_to=[],
+        disable_tqdm=True, learning_rate=1e-3, label_names=["labels"], save_strategy="no",
+    )  # fmt: skip
+    SpielTrainer(model=model, args=args, train_dataset=Rows()).train()
+    for name, layer in spiel_layers(model).items():
+        kept = float(torch.isin(before[name], layer.spiel_indices["default"]).float().mean())
+        assert kept == 1 if selection == "grad_once" else 0.75 <= kept < 1
+
+
 def test_entry_by_entry_a_run_selects_what_it_selects_by_tiles(tmp_path):
     tiled, _ = train(tmp_path / "a", "ag", steps=12)
     sampled, _ = train(tmp_path / "b", "ag", steps=12, grad_mode="sddmm")
