@@ -254,6 +254,10 @@ def _check(recipe: Recipe, places: Places) -> None:
     acted_on = blocks_read([stage.method for stage in recipe.stages] or [recipe.method])
     _refuse_inert(recipe, places, (), acted_on)
     check_trackers(recipe.trackers, places)
+    if recipe.backend.lora == "fused" and recipe.backend.kernels == "plain":
+        raise ConfigError("LoRA is fused inside fused layers, and kernels are plain",
+                          where=places.of(("backend", "lora")), hint="set kernels to auto or fused, or lora to auto"
+                          )  # fmt: skip
     settle(recipe, lambda name: METHODS.get(name).limits if name in METHODS else ())
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()

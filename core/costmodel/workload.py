@@ -136,7 +136,8 @@ def fused_parts(shape: ModelShape, backend: BackendConfig, on_gpu: bool) -> froz
     parts = set()
     if backend.cross_entropy != "whole":
         parts.add("head")
-    wanted = backend.kernels == "fused" or (backend.kernels == "auto" and on_gpu and backend.compile == "none")
+    auto = backend.lora == "fused" or (on_gpu and backend.compile == "none")
+    wanted = backend.kernels == "fused" or (backend.kernels == "auto" and auto)
     if wanted and shape.family in FUSED_FAMILIES:
         parts.add("layers")
         if backend.lora != "plain":

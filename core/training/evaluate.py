@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from core.config.load import check_source
 from core.config.registry import App, app_of, get_app
 from core.config.run_folder import RunFolder
-from core.config.schema import EvalConfig, SourceConfig
+from core.config.schema import EvalConfig, Recipe, SourceConfig
 from core.config.typed import Places
 from core.data.rows import BadRows, read_sources
 from core.errors import ConfigError, GraftError, nearest
@@ -43,6 +44,19 @@ def check_select(app: App, stages: Sequence[Any]) -> None:
             raise ConfigError(f"'{name}' is not measured", where="eval.select", hint=hint)
         if not recipe.data.eval:
             raise ConfigError(f"'{name}' has nothing to be measured on", where="eval.select", hint="give data.eval")
+
+
+def check_sampling(recipe: Recipe) -> None:
+    """Raise `ConfigError` for a key of `eval.sampling` that no generation takes, or a value of another type."""
+    from core.inference.request import SamplingParams
+
+    known = [field.name for field in dataclasses.fields(SamplingParams)]
+    for name in recipe.eval.sampling:
+        if name not in known and name != "samples":
+            where = recipe.source.places.of(("eval", "sampling", name)) if recipe.source else f"eval.sampling.{name}"
+            hint = " ".join(filter(None, [nearest(name, known), f"known: {', '.join(known)}"]))
+            raise ConfigError(f"generation has no setting '{name}'", where=where, hint=hint)
+    SamplingParams().updated({name: value for name, value in recipe.eval.sampling.items() if name in known})
 
 
 def score_pipeline(pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any]) -> Report:

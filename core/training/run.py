@@ -20,11 +20,11 @@ from core.config.registry import App, app_of
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
 from core.data.rows import BadRows, Examples, read_sources
-from core.distributed.launch import barrier, is_main, join
-from core.errors import AppInputError, CheckpointError
+from core.distributed.launch import barrier, is_main, join, world_size
+from core.errors import AppInputError, CheckpointError, ConfigError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
-from core.training.evaluate import check_select, evaluate, make_evaluator, score_pipeline
+from core.training.evaluate import check_sampling, check_select, evaluate, make_evaluator, score_pipeline
 from core.training.retention import retained, retention_rows
 
 __all__ = ["evaluate", "plan", "train"]
@@ -72,6 +72,8 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
         run.set_status("running")
     app, stages = app_of(recipe), resolve_stages(recipe)
     check_select(app, stages)
+    check_sampling(recipe)
+    check_processes(recipe, resume)
     device = pick_device(recipe.backend.device)
     join(device)
     refuse_what_cannot_fit(stages, device)
@@ -121,6 +123,21 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
         say(run, f"report: {write_report_page(run)}")
     barrier()
     return {"status": "done", "before": before, "after": after, "stages": results}
+
+
+def check_processes(recipe: Recipe, resume: bool) -> None:
+    """Raise `ConfigError` where `backend.strategy` says otherwise than how many processes were started.
+
+    One process may go on with what several began.
+    """
+    strategy, processes = recipe.backend.strategy, world_size()
+    where = recipe.source.places.of(("backend", "strategy")) if recipe.source else "backend.strategy"
+    if strategy == "single" and processes > 1:
+        raise ConfigError(f"strategy single, and {processes} processes run", where=where, hint="set it to auto or ddp")
+    if strategy == "ddp" and processes == 1 and not resume:
+        raise ConfigError(
+            "strategy ddp, and one process runs", where=where, hint="graft train RECIPE --gpus N, or auto"
+        )
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:

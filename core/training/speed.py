@@ -45,7 +45,8 @@ def fuse(model: Any, backend: BackendConfig, device: Any) -> int:
     from core.models.fused.backend import has_triton
 
     gpu = device.type == "cuda" and has_triton() and backend.compile == "none"
-    if not (backend.kernels == "fused" or (backend.kernels == "auto" and gpu)):
+    # LoRA is fused inside fused layers, so that who asks for the one has the other
+    if not (backend.kernels == "fused" or (backend.kernels == "auto" and (gpu or backend.lora == "fused"))):
         return 0
     from core.models.fused.layer import Arithmetic, fuse_layers
 

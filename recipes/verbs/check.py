@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from core.config.load import dump_yaml, load_recipe, resolve_stages, smoke
     from core.config.registry import app_of
-    from core.training.evaluate import check_select
+    from core.training.evaluate import check_sampling, check_select
 
     start = time.perf_counter()
     recipe = load_recipe(find(options.recipe), options.overrides)
@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
                 print(check_source(app_of(recipe), source, stage.recipe.data.on_bad))
     check_model(recipe)
     check_select(app_of(recipe), stages)
+    check_sampling(recipe)
     methods = ", ".join(stage.method for stage in stages)
     seconds = time.perf_counter() - start
     print(f"{recipe.app}: {len(stages)} stage(s) {methods}; recipe is valid ({seconds:.1f} s)")

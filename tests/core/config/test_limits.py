@@ -162,6 +162,13 @@ def test_switches_that_a_contrastive_trainer_has_not(name, block):
         of_app(name, block)
 
 
+def test_lora_is_fused_inside_fused_layers():
+    of_app("lm.pretrain", "backend: {lora: fused}")
+    with pytest.raises(ConfigError, match="kernels are plain") as caught:
+        of_app("lm.pretrain", "backend: {lora: fused, kernels: plain}")
+    assert "mine.yaml:5 (backend.lora)" in caught.value.where
+
+
 def test_candidates_share_no_sequence():
     with pytest.raises(UnsupportedError, match=r"rtl\.itertl cannot follow data\.packing"):
         recipe_from({**of_app("rtl.itertl").source.raw, "data": {"train": [{"reader": "embedded"}], "packing": True}})

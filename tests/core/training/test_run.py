@@ -174,6 +174,22 @@ def test_rows_longer_than_the_context(tmp_path, preset, monkeypatch):
     assert "2 steps, all of them warm-up (train.warmup: 50)" in log
 
 
+def test_a_strategy_that_is_not_what_was_started_and_settings_of_no_generation(tmp_path, monkeypatch):
+    ddp = RunFolder.create(recipe(tmp_path / "ddp", backend={"strategy": "ddp"}))
+    with pytest.raises(ConfigError, match="strategy ddp, and one process runs"):
+        train(ddp.recipe(), ddp)
+    single = RunFolder.create(recipe(tmp_path / "single", backend={"strategy": "single"}))
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="strategy single, and 2 processes run"):
+            train(single.recipe(), single)
+    for sampling, what in (({"beam": 4}, "did you mean 'beams'"), ({"beams": "four"}, "expected a whole number")):
+        run = RunFolder.create(recipe(tmp_path / what[:3], eval={"sampling": sampling}))
+        with pytest.raises(ConfigError) as caught:
+            train(run.recipe(), run)
+        assert what in str(caught.value)
+
+
 def test_a_run_is_never_overwritten(tmp_path):
     RunFolder.create(recipe(tmp_path / "run"))
     with pytest.raises(Exception, match="already holds a run"):

@@ -98,6 +98,15 @@ def test_bf16_parameters_follow_the_fp32_curve(tmp_path):
     assert rounded == pytest.approx(exact, abs=0.03) and rounded[-1] < rounded[0] - 0.1
 
 
+def test_who_asks_for_fused_lora_has_the_layers_that_it_needs():
+    from core.models.tokenizer import train_bpe
+    from core.training.speed import fuse
+
+    model = load_model(ModelConfig(preset="tiny"), train_bpe(["some text of a few words"] * 9, 300))
+    device = torch.device("cpu")
+    assert fuse(model, BackendConfig(), device) == 0 and fuse(model, BackendConfig(lora="fused"), device) > 0
+
+
 def test_the_model_is_plain_again(tmp_path):
     trainer = trainer_of(tmp_path, BackendConfig(kernels="fused", activation_checkpoint="selective"))
     classes = [type(module) for module in trainer.model.modules()]

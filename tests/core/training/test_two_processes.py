@@ -56,7 +56,7 @@ def new_run(folder):
                 "method": "translation.parallel",
                 "train": {"max_steps": 9, "batch": {"size": 8, "micro": 2}},
                 "eval": {"every": 0},
-                "backend": {"strategy": "ddp", "device": "cpu"},
+                "backend": {"strategy": "auto", "device": "cpu"},
             }
         )
     )
