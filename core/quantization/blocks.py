@@ -7,6 +7,7 @@ model would give it or what the blocks quantized so far do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -28,6 +29,20 @@ _STATISTICS = {
     "fisher": ("hessian",),
     "block output": ("absmax", "hessian"),
 }
+
+
+def settings(spec: QuantSpec) -> tuple[str, ...]:
+    """Names that the preset's search takes as options of `quantize_model`."""
+    found: list[str] = []
+    if "global_alpha" in spec.transforms:
+        found += ["alpha_step", "search_batches"]
+    if "scale_search" in spec.transforms:
+        found.append("search_batches")
+    if "learned" in spec.transforms:
+        from core.quantization.solvers.block import Learning
+
+        found += [field.name for field in fields(Learning) if field.name != "seed"]
+    return tuple(found)
 
 
 def quantize_blocks(

@@ -101,9 +101,6 @@ class GraftQuantizer(HfQuantizer):
         model.graft_quantization = str(self.quantization_config.spec)
         return model
 
-    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
-        return None
-
     @property
     def is_trainable(self) -> bool:
         return True

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from core.errors import ConfigError, DataError, UnsupportedError
+from core.errors import ConfigError, DataError, UnsupportedError, nearest
 from core.models.linear import dense_weight, is_linear_like
 from core.quantization.linear import QuantizedLinear, checked
 from core.quantization.spec import QuantSpec, parse
@@ -22,11 +22,15 @@ from core.quantization.spec import QuantSpec, parse
 
 @dataclass
 class LayerRow:
-    """What happened to one layer: relative weight error, relative output error on calibration data, what was chosen."""
+    """What happened to one layer: relative weight error, relative output error on calibration data, what was chosen.
+
+    `bits` are those of all that decodes one of its `weights` entries.
+    """
 
     name: str
     spec: str
     bits: float
+    weights: int
     weight_error: float
     output_error: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
@@ -46,7 +50,7 @@ class QuantReport:
     @property
     def bits_per_weight(self) -> float:
         """Mean bits of a quantized weight, all overheads in."""
-        return sum(row.bits for row in self.rows) / max(1, len(self.rows))
+        return sum(row.bits * row.weights for row in self.rows) / max(1, sum(row.weights for row in self.rows))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
@@ -99,7 +103,8 @@ def quantize_model(
         options: settings of the preset's own search (see `core.quantization.blocks`).
 
     Raises:
-        ConfigError: calibration missing, a group that does not divide, a preset that is made by training.
+        ConfigError: calibration missing, a group that does not divide, a setting that the search does not have, a
+            preset that is made by training.
         DataError: calibration that is empty, not finite or out of the vocabulary.
         UnsupportedError: a layer that is quantized already, or of a dtype that cannot be.
     """
@@ -110,6 +115,7 @@ def quantize_model(
             f"preset '{spec.preset}' is made by training", where="quantization",
             hint="core.quantization.trained.make_trainable(model, spec), then train, then pack",
         )  # fmt: skip
+    check_settings(spec, options)
     targets = find_targets(model, skip)
     specs = {name: checked(module, _override(name, spec, overrides), name) for name, module in targets.items()}
     report = QuantReport(str(spec), bytes_before=_bytes(model))
@@ -147,10 +153,32 @@ def swap(model: Any, name: str, module: Any, quant: QuantSpec, stats: Stats | No
     made = QuantizedLinear.from_encoded(encoded, quant, getattr(module, "bias", None), **inputs)
     model.set_submodule(name, made)
     delta = made.dense_weight() - weight.float()
-    row = LayerRow(name, made.spec, round(made.bits_per_weight, 4), _share(delta, weight.float()), notes=encoded.notes)
+    row = row_of(name, made, weight_error=_share(delta, weight.float()), notes=encoded.notes)
     if stats is not None and stats.hessian is not None and made.perm is None and made.in_scale is None:
         row.output_error = _output_share(delta, weight.float(), stats.hessian)
     return row
+
+
+def row_of(name: str, layer: QuantizedLinear, **found: Any) -> LayerRow:
+    """The row of a quantized layer."""
+    bits, weights = round(layer.bits_per_weight, 4), layer.in_features * layer.out_features
+    return LayerRow(name, layer.spec, bits, weights, **found)
+
+
+def check_settings(spec: QuantSpec, options: dict[str, Any]) -> None:
+    """Refuse options that the preset's search does not have, and values that it cannot take."""
+    from core.quantization.blocks import settings
+
+    known = settings(spec)
+    for name, value in options.items():
+        if name not in known:
+            hint = f"{nearest(name, known)} it has {', '.join(known)}" if known else "its search has none"
+            raise ConfigError(
+                f"preset '{spec.preset}' has no setting '{name}'", where="quantization", hint=hint.strip()
+            )
+        least = 1 if name == "search_batches" else 0
+        if not isinstance(value, int | float) or value < least or (name == "alpha_step" and not 0 < value <= 1):
+            raise ConfigError(f"setting '{name}' cannot be {value!r}", where="quantization", hint="a positive number")
 
 
 def find_targets(model: Any, skip: Sequence[str] = ()) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _setting(word: str, text: str) -> dict[str, Any]:
     digits = word.removeprefix("int").removeprefix("w")
     if digits.isdigit():
         return {"bits": int(digits)}
-    if word.startswith("g") and word[1:].isdigit():
+    if word.startswith("g") and word[1:].isdigit() and int(word[1:]):
         return {"group": int(word[1:]), "strict_group": True}
     if word.removesuffix("-scale") in SCALES:
         return {"scale": word.removesuffix("-scale")}

@@ -249,6 +249,34 @@ def test_a_low_bit_cache_rounds_each_token_once(kind, limit):
         graft_cache(model, "kv3")
 
 
+@pytest.mark.parametrize("spec", ["rtn:4:g32", "nf4", "bitmod:int8-scale:g32"])
+def test_a_folder_opens_in_the_dtype_that_is_asked_for(spec, tmp_path):
+    """What stays dense follows it; scales keep their own."""
+    from transformers import AutoModelForCausalLM
+
+    model = build().bfloat16()
+    quantize_model(model, spec)
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    for dtype in (torch.bfloat16, torch.float32):
+        again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+        assert {p.dtype for p in again.parameters() if p.is_floating_point()} == {dtype}
+        for name, tensor in again.state_dict().items():
+            own = any(part in name for part in (".planes", ".scale", ".zero", ".selector"))
+            assert tensor.dtype == (state[name].dtype if own else dtype), name
+            assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_bits_of_a_report_are_those_of_all_weights():
+    model = build()
+    report = quantize_model(model, "rtn:4:row")
+    layers = [part for part in model.modules() if hasattr(part, "canonical_planes")]
+    assert len({layer.in_features for layer in layers}) > 1
+    held = sum(8 * layer.storage_bytes() for layer in layers)
+    weights = sum(layer.in_features * layer.out_features for layer in layers)
+    assert report.bits_per_weight == pytest.approx(held / weights, abs=1e-4)
+
+
 def test_bad_calibration_is_named_before_work():
     model = build()
     with pytest.raises(ConfigError, match="'awq' needs calibration data"):
@@ -259,6 +287,10 @@ def test_bad_calibration_is_named_before_work():
         quantize_model(model, "gptq", calib=[torch.full((1, 4), 96)])
     with pytest.raises(ConfigError, match="made by training"):
         quantize_model(model, "trilm")
+    with pytest.raises(ConfigError, match=r"(?s)'gptq' has no setting 'epochs'.*its search has none"):
+        quantize_model(model, "gptq", calib=calibration(1), epochs=3)
+    with pytest.raises(ConfigError, match="'alpha_step' cannot be 2"):
+        quantize_model(model, "smoothquant_plus", calib=calibration(1), alpha_step=2)
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(DataError, match=r"layers\.0\.mlp\.down_proj"):
         quantize_model(model, "gptq:g32", calib=calibration(1))
