@@ -17,7 +17,7 @@ from core.config.files import read_json
 from core.config.registry import Registry
 from core.data.rows import BadRows
 from core.data.rows import jsonl as json_lines
-from core.errors import DataError, GraftError
+from core.errors import DataError
 
 TYPES = ("yesno", "factoid", "list", "summary")
 YESNO = ("yes", "no")
@@ -72,6 +72,8 @@ def example_from(row: Any, *, file: Any = None, line: int | None = None) -> QaEx
         raise DataError("unknown field", file=file, line=line, field=name, expected="question, contexts, answers, …")
     if not isinstance(row.get("question"), str) or not row["question"].strip():
         raise bad("question", "a text that is not empty")
+    if not all(map(whole, texts_in([row["question"], row.get("contexts")]))):
+        raise DataError("half a character, which no file can hold", file=file, line=line, got=row["question"])
     kind = row.get("type", "yesno")
     if kind not in TYPES:
         raise bad("type", ", ".join(TYPES))
@@ -80,14 +82,36 @@ def example_from(row: Any, *, file: Any = None, line: int | None = None) -> QaEx
         raise bad("contexts", "a list of texts")
     answers = row.get("answers") or []
     answers = [answers] if isinstance(answers, str) else answers
-    groups = tuple((item,) if isinstance(item, str) else tuple(item) for item in answers)
-    if not all(group and all(isinstance(name, str) for name in group) for group in groups):
+    if not isinstance(answers, (list, tuple)) or not all(isinstance(item, (str, list, tuple)) for item in answers):
         raise bad("answers", "texts, or lists of synonyms")
-    options = tuple(row.get("options") or YESNO)
+    groups = tuple((item,) if isinstance(item, str) else tuple(item) for item in answers)
+    if not all(group and all(isinstance(name, str) and name.strip() for name in group) for group in groups):
+        raise bad("answers", "texts, or lists of synonyms")
+    options = row.get("options") or YESNO
+    if not isinstance(options, (list, tuple)) or not all(isinstance(word, str) and word.strip() for word in options):
+        raise bad("options", "a list of words")
+    options = tuple(options)
     if kind == "yesno" and groups and groups[0][0] not in options:
         raise bad("answers", f"one of {', '.join(options)}")
     name = row.get("id")
     return QaExample(row["question"], kind, tuple(contexts), groups, options, None if name is None else str(name))
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in nested lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_in(item)
+
+
+def whole(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON can spell and no tokenizer reads."""
+    try:
+        return text.isascii() or text.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def _required(path: Any) -> Path:
@@ -115,8 +139,10 @@ def bioasq(path: str | Path, *, split: str | None = None, on_bad: Any = None) ->
     bad = BadRows() if on_bad in (None, "raise") else on_bad
     try:
         questions = read_json(_required(path))["questions"]
-    except (GraftError, KeyError, TypeError) as error:
-        raise DataError(f"not BioASQ's JSON: {error}", file=path, expected='{"questions": […]}') from error
+    except (KeyError, TypeError):
+        questions = None
+    if not isinstance(questions, list):
+        raise DataError("not BioASQ's JSON", file=path, field="questions", expected='{"questions": […]}')
     for number, row in enumerate(questions, 1):
         try:
             exact, ideal = row.get("exact_answer"), row.get("ideal_answer") or []
@@ -136,8 +162,10 @@ def bioasq(path: str | Path, *, split: str | None = None, on_bad: Any = None) ->
                 "id": row.get("id"),
             }
             example = example_from(body, file=path, line=number)
-        except (KeyError, TypeError, AttributeError) as error:
-            bad.handle(DataError(f"a question lacks {error}", file=path, line=number))
+        except (KeyError, TypeError, AttributeError):
+            expected = '{"body", "type", "snippets": [{"text"}], "exact_answer", "ideal_answer"}'
+            got = f"{row!r:.200}"
+            bad.handle(DataError("no question of BioASQ", file=path, line=number, got=got, expected=expected))
             continue
         except DataError as error:
             bad.handle(error)
@@ -156,6 +184,8 @@ def pubmedqa(path: str | Path, *, split: str | None = None, on_bad: Any = None, 
         fold: every fifth question from this number on is the split "test", the next ones "dev", the others "train".
     """
     bad = BadRows() if on_bad in (None, "raise") else on_bad
+    if not isinstance(fold, int):
+        raise DataError("no such fold", field="fold", got=fold, expected="0 to 4")
     for number, row in json_lines(_required(path), bad):
         found = _PUBMED.match(str(row.get("context", "")))
         answer = str(row.get("continuation", "")).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,9 +168,14 @@ def candidates(prediction: Any) -> list[str]:
 
 
 def decided(prediction: Any, example: QaExample) -> str:
-    """The option that a text begins with; "" for none."""
-    words = field.plain(str(prediction)).split()
-    return next((option for option in example.options if words[:1] == [option]), "")
+    """The option that a text begins with, word by word whatever the case; the longest of several, "" for none."""
+    words = _words(str(prediction))
+    found = [option for option in example.options if words[: len(own := _words(option))] == own and own]
+    return max(found, key=len, default="")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def _ideal(prediction: Any, example: QaExample) -> tuple[float, float, float, float]:

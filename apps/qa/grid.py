@@ -42,7 +42,7 @@ def answer_grid(
     """
     from apps.qa.evaluator import QaEvaluator
 
-    everybody = list(dict.fromkeys(text for e in (*test, *solved) for text in e.contexts))
+    everybody = passages_of([*test, *solved])
     metrics = [name for kind, names in METRICS.items() if any(e.type == kind for e in test) for name in names]
     own = ask.config
     for context in contexts:
@@ -59,9 +59,14 @@ def answer_grid(
     ask.config = own
 
 
+def passages_of(examples: Sequence[QaExample]) -> list[str]:
+    """Every passage of the examples once, but empty ones."""
+    return list(dict.fromkeys(text for example in examples for text in example.contexts if text.strip()))
+
+
 def retrieved(ask: QaPipeline, test: Sequence[QaExample], corpus: Sequence[QaExample], k: int = 10) -> dict[str, float]:
     """How well a question finds its own passages among everybody's, by the pipeline's way of retrieval."""
-    texts = list(dict.fromkeys(text for e in corpus for text in e.contexts))
+    texts = passages_of(corpus)
     ask.use(corpus=texts)
     assert ask.passages is not None
     how, expand = ask.config.retrieval, ask.config.expand

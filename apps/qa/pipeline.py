@@ -22,6 +22,7 @@ from apps.qa import prompts
 from apps.qa.data import QaExample, example_from
 from apps.qa.evaluator import Answer, QaEvaluator
 from apps.qa.passages import Embed, Passages, Retrieval, snippets
+from core.config.schema import key
 from core.data.segments import prompt_segments, render
 from core.errors import AppInputError
 from core.inference.pipeline import BasePipeline, PipelineConfig
@@ -31,29 +32,19 @@ from core.retrieval import Bm25Index
 
 @dataclass(frozen=True)
 class QaConfig(PipelineConfig):
-    """Settings of a question-answering pipeline.
+    """Settings of a question-answering pipeline."""
 
-    Args:
-        template: "rag" shows passages, "closed" does not. shots: answered questions before the one asked.
-        retrieval: bm25, dense or hybrid. passages: how many are retrieved for a question that brings none.
-        extra: how many are retrieved beside those that a question brings. expand: words added to a lexical query.
-        snippets: sentences kept of all passages; 0 keeps them whole. context_chars, shot_chars: characters of passages
-            of a question, and of a shot.
-        answers: "json" keeps the answers of factoids and lists to an array of names, while they are generated.
-        abstain: a question with options gets the answer "" when none has this probability among them.
-    """
-
-    template: str | None = "rag"
-    shots: int = 0
-    retrieval: Retrieval = "bm25"
-    passages: int = 3
-    extra: int = 0
-    expand: int = 0
-    snippets: int = 0
-    context_chars: int = 1500
-    shot_chars: int = 300
-    answers: prompts.Form = "text"
-    abstain: float = 0.0
+    template: str | None = key("rag", "rag shows passages, closed does not")
+    shots: int = key(0, "answered questions before the one asked", least=0)
+    retrieval: Retrieval = key("bm25", "bm25, dense or hybrid")
+    passages: int = key(3, "how many are retrieved for a question that brings none", least=0)
+    extra: int = key(0, "how many are retrieved beside those that a question brings", least=0)
+    expand: int = key(0, "words added to a lexical query", least=0)
+    snippets: int = key(0, "sentences kept of all passages; 0 keeps them whole", least=0)
+    context_chars: int = key(1500, "characters of passages of a question", least=0)
+    shot_chars: int = key(300, "characters of passages of a shot", least=0)
+    answers: prompts.Form = key("text", "json keeps the answers of factoids and lists to an array of names")
+    abstain: float = key(0.0, "a question gets the answer '' when no option has this probability", least=0, most=1)
 
 
 class QaPipeline(BasePipeline):
@@ -81,9 +72,16 @@ class QaPipeline(BasePipeline):
 
         Args:
             embed: gives vectors of passages and questions, for dense and hybrid retrieval; an `EmbeddingPipeline` does.
+
+        Raises:
+            AppInputError: a corpus that is no list of texts. DataError: an answered question that is none.
         """
+        if not isinstance(corpus, (list, tuple)) or not all(isinstance(text, str) and text.strip() for text in corpus):
+            raise AppInputError(
+                "the corpus is no list of texts", hint='use(corpus=["a passage", …]), none of them empty'
+            )
         self.passages = Passages(corpus, embed) if corpus else None
-        self.solved = [example for example in solved if example.answers]
+        self.solved = [example for example in map(self.to_example, solved) if example.answers]
         questions = [example.question for example in self.solved]
         self._shots = Bm25Index([str(number) for number in range(len(questions))], questions) if questions else None
         return self

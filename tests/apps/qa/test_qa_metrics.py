@@ -9,6 +9,7 @@ import pytest
 
 from apps.qa import QaEvaluator, QaExample, load_data
 from apps.qa import metrics as field
+from apps.qa.data import example_from
 from apps.qa.evaluator import Answer, candidates, decided
 from core.errors import DataError
 
@@ -112,7 +113,7 @@ def test_bioasq(tmp_path):
     assert rows[1].answers == (("insulin", "the insulin"),) and rows[2].answers == (("a", "alpha"), ("b",))
     assert rows[3].answer == "Because."
     (tmp_path / "b.json").write_text('{"questions": [{"body": "x"}]}')
-    with pytest.raises(DataError, match="lacks 'type'"):
+    with pytest.raises(DataError, match="no question of BioASQ"):
         load_data(tmp_path / "b.json", "bioasq")
     (tmp_path / "b.json").write_text("[]")
     with pytest.raises(DataError, match="not BioASQ"):
@@ -179,3 +180,43 @@ def test_citations_are_judged_where_answers_tell_them():
     for wrong in ({"cited": []}, {"answer": "x", "cited": "text"}, {"answer": "x", "cites": []}):
         with pytest.raises(DataError, match="prediction 0"):
             QaEvaluator().score([wrong], [asked])
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "wanted"),
+    [
+        (("YES", "NO"), "Yes, it does", "YES"),
+        (("yes", "not sure"), "Not sure.", "not sure"),
+        (("yes", "yes and no"), "yes and no", "yes and no"),
+        (("A", "B"), "A", "A"),
+        (("yes", "no"), "nothing of that", ""),
+    ],
+)
+def test_an_option_is_told_word_by_word_whatever_its_case(options, said, wanted):
+    assert decided(said, QaExample("?", options=options)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"answers": 5}, "synonyms"),
+        ({"answers": [5]}, "synonyms"),
+        ({"type": "factoid", "answers": [None]}, "synonyms"),
+        ({"type": "factoid", "answers": [["a", ""]]}, "synonyms"),
+        ({"options": "yes"}, "a list of words"),
+        ({"options": [1]}, "a list of words"),
+        ({"options": 5}, "a list of words"),
+        ({"question": "\ud800"}, "half a character"),
+        ({"contexts": ["\ud800"]}, "half a character"),
+    ],
+)
+def test_fields_of_another_kind_are_named(fields, part):
+    with pytest.raises(DataError, match=part):
+        example_from({"question": "q", **fields})
+
+
+@pytest.mark.parametrize("questions", [5, {}, None, [5], [{}], [{"body": "b", "type": "factoid", "exact_answer": 5}]])
+def test_what_is_not_bioasq_is_said_in_its_words(questions, tmp_path):
+    (tmp_path / "b.json").write_text(json.dumps({"questions": questions}))
+    with pytest.raises(DataError, match="BioASQ"):
+        load_data(tmp_path / "b.json", "bioasq")

@@ -9,7 +9,7 @@ from apps.qa.evaluator import Answer
 from apps.qa.prompts import TEMPLATES, fields
 from core.data.encode import encode
 from core.data.segments import render
-from core.errors import AppInputError, GraftError
+from core.errors import AppInputError, ConfigError, GraftError
 from core.inference.engines.script import ScriptEngine
 from tests.apps.contract import PipelineContract
 
@@ -111,3 +111,19 @@ def test_what_ships(split):
     assert len(rows) == (18 if split == "train" else 6)
     other = {r.question for r in load_data(reader="embedded", split="train" if split == "test" else "test")}
     assert not other & {r.question for r in rows}
+
+
+def test_a_corpus_is_a_list_of_texts():
+    ask = QaPipeline.from_pretrained("any", engine="tiny")
+    for corpus in ("abc", ["a", None], [""], None, {"a": "b"}, iter(["a"])):
+        with pytest.raises(AppInputError, match="no list of texts"):
+            ask.use(corpus=corpus)
+    with pytest.raises(AppInputError, match="cannot answer int"):
+        ask.use(solved=[1])
+    assert ask.use(solved=[{"question": "q", "answers": ["yes"]}]).solved == [QaExample("q", answers=(("yes",),))]
+
+
+@pytest.mark.parametrize("setting", [{"shots": -1}, {"passages": -1}, {"snippets": -1}, {"abstain": 1.5}])
+def test_settings_have_bounds(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        QaPipeline.from_pretrained("any", engine="tiny", **setting)
