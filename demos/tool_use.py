@@ -75,11 +75,11 @@ class Page:
                 executor, engine, tokenizer = recorded.executor(), recorded.engine(run), None
                 config = ToolUseConfig(strategy=run.strategy, most=None)  # type: ignore[arg-type]
             else:
-                specs = best(tools_of(tools), question, int(offered))
+                specs = best(tools_of(tools), question, max(1, int(offered or 1)))
                 executor, engine, tokenizer = self._executor(specs, source), self._engine(), self.pipeline.tokenizer
                 config = ToolUseConfig(
                     template=self.pipeline.config.template, form=self.pipeline.config.form, strategy=strategy,  # type: ignore[arg-type]
-                    max_calls=int(budget), max_new_tokens=128, most=4 if strategy == "single" else 1,
+                    max_calls=max(1, int(budget or 1)), max_new_tokens=128, most=4 if strategy == "single" else 1,
                 )  # fmt: skip
             pipeline = ToolUsePipeline(engine, tokenizer, config, executor=executor)
             yield from self._shown(pipeline.stream(question), executor)
@@ -88,6 +88,24 @@ class Page:
         finally:
             if executor is not None:
                 executor.close()
+
+    @staticmethod
+    def load(upload: str | None) -> tuple[str, Any, Any]:
+        """(banner, tools, source) of an uploaded file of tools; without a file the samples, which the sandbox runs.
+
+        A file that holds no tools changes nothing.
+        """
+        if not upload:
+            return "", SAMPLE_TOOLS, SAMPLE_SOURCE
+        try:
+            text = Path(upload).read_bytes().decode("utf-8")
+            tools_of(text)
+        except UnicodeDecodeError:
+            problem = DataError("the file is no text in UTF-8", file=Path(upload).name)
+            return look.banner(problem), gr.skip(), gr.skip()
+        except GraftError as error:
+            return look.banner(error), gr.skip(), gr.skip()
+        return "", text, ""
 
     def replay(self, upload: str | None) -> Iterator[Shown]:
         """Show a trace again, exactly as it was."""
@@ -285,11 +303,13 @@ def _run_tab(page: Page) -> None:
             )
             go = gr.Button("Run", variant="primary")
             with gr.Accordion("Tools", open=False):
+                given = gr.File(label="Upload tools, or OpenAPI 3", height=92,
+                                file_types=[".json", ".yaml", ".yml"], elem_classes="graft-file")  # fmt: skip
                 tools = gr.Code(
-                    SAMPLE_TOOLS, language="json", label="JSON of tools, or OpenAPI 3", lines=10, max_lines=14
+                    SAMPLE_TOOLS, language="json", label="Tools as JSON, or OpenAPI 3", lines=10, max_lines=14
                 )
-                source = gr.Code(SAMPLE_SOURCE, language="python", label="Python of the tools, for the sandbox; "
-                                 "empty: the model plays them", lines=8, max_lines=12)  # fmt: skip
+                source = gr.Code(SAMPLE_SOURCE, language="python", lines=8, max_lines=12,
+                                 label="Their Python (none: the model plays)")  # fmt: skip
                 offered = gr.Slider(
                     1, 20, 1 if short else 4, step=1, label="Tools offered", info="those that fit the question best"
                 )
@@ -313,6 +333,7 @@ def _run_tab(page: Page) -> None:
         yield from _with_download(page.replay(given))
 
     inputs = [question, speaker, strategy, tools, source, budget, offered]
+    given.change(page.load, given, [banner, tools, source], api_name="load")
     go.click(shown, inputs, outputs, show_progress="hidden", api_name="run")
     again.click(replayed, upload, outputs, show_progress="hidden", api_name="replay")
 

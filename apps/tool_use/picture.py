@@ -11,6 +11,8 @@ from apps.tool_use.methods.latm import Attempt
 from apps.tool_use.trace import Node, ToolEvent
 
 GOOD, BAD, THOUGHT, GIVEN_UP, ANSWERED, CALL = "#2f7d4f", "#b3261e", "#64748b", "#b7791f", "#0d9488", "#3b6ea8"
+SHOWN = 2000
+"""Characters of arguments that a card shows."""
 WIDE, TALL, GAP_X, GAP_Y = 176, 40, 28, 12
 
 
@@ -30,7 +32,9 @@ def cards(events: Sequence[ToolEvent]) -> str:
         if event.kind == "thought" and event.text:
             made.append(_card("thought", event.t_ms, THOUGHT, html.escape(event.text)))
         elif event.kind == "call" and event.call is not None:
-            shown = html.escape(json.dumps(dict(event.call.arguments), ensure_ascii=False))
+            text = json.dumps(dict(event.call.arguments), ensure_ascii=False)
+            cut = f" <i>… {len(text) - SHOWN} characters cut</i>" if len(text) > SHOWN else ""
+            shown = f"{html.escape(text[:SHOWN])}{cut}"
             made.append(_card("call", event.t_ms, CALL, f"<b>{html.escape(event.call.name)}</b> <code>{shown}</code>"))
         elif event.kind == "observation" and event.observation is not None:
             seen = event.observation

@@ -44,6 +44,16 @@ def test_the_loaded_model_makes_calls_that_run_in_the_sandbox(page):
     assert shown[-1][0] == "" and "observation" in shown[-1][1] and "share" in shown[-1][2], shown[-1][0]
 
 
+def test_a_file_of_tools_fills_the_editor_and_rubbish_leaves_it(page, tmp_path):
+    (file := tmp_path / "api.yaml").write_text("openapi: 3.0.0\npaths:\n  /a:\n    get: {operationId: days}\n")
+    assert page.load(str(file)) == ("", file.read_text(), "")
+    assert page.load(None) == ("", SAMPLE_TOOLS, SAMPLE_SOURCE)
+    for data, part in ((b"\xff\xfe", "UTF-8"), (b"[" * 100_000, "not JSON"), (b"[]", "no tools"), (b"{}", "a name")):
+        file.write_bytes(data)
+        banner, *rest = page.load(str(file))
+        assert part in banner and not any(isinstance(value, str) for value in rest)
+
+
 def test_errors_are_shown_in_the_librarys_words(page):
     def said(*arguments):
         return list(page.run(*arguments))[-1][0]
