@@ -33,6 +33,9 @@ GREEN, RED, GREY, BLUE, AMBER = "#2f7d4f", "#b3261e", "#9aa4b2", "#3b6ea8", "#b7
 Shown = tuple[str, str, str, str, str, str, str]
 """Banner, stage lights with the verdict, code, checks, resources, times, what ran with the compiler's log."""
 
+BLANK: Shown = ("", look.empty("Nothing was checked yet."), "", "", "", look.empty("Nothing was timed yet."), "")
+"""What the page shows of an operator that was just chosen."""
+
 
 class Page:
     """The handlers of one page, around one pipeline."""
@@ -118,8 +121,9 @@ class Page:
 
 
 def lights(verdict: CudaVerdict) -> str:
-    """A light for each stage, and the verdict in words."""
-    reached, parts = STAGES.index(verdict.stage), []
+    """A light for each stage, and the verdict in words; no light where the kernel is not what failed."""
+    blameless = verdict.status in ("invalid_problem", "error")
+    reached, parts = -1 if blameless else STAGES.index(verdict.stage), []
     for number, stage in enumerate(STAGES):
         good = number < reached or verdict.passed
         colour = GREEN if good else RED if number == reached else GREY
@@ -130,7 +134,8 @@ def lights(verdict: CudaVerdict) -> str:
     colour = GREEN if verdict.passed else RED
     words = f'<p><b style="color:{colour}">{html.escape(verdict.meaning)}</b></p>'
     remarks = look.banner([f.replace("_", " ") for f in verdict.flags]) if verdict.flags else ""
-    told = "" if verdict.passed else f'<pre style="white-space:pre-wrap">{html.escape(feedback(verdict))}</pre>'
+    said = "" if verdict.passed else feedback(verdict).partition("\n")[2]  # its first line is the verdict's
+    told = f'<pre style="white-space:pre-wrap">{html.escape(said)}</pre>' if said else ""
     return f"<div>{''.join(parts)}</div>{words}{remarks}{told}"
 
 
@@ -288,7 +293,7 @@ def build(pipeline: CudaPipeline) -> gr.Blocks:
                         rows = gr.Dataframe(headers=["id", "status", "verdict"], label="Operators", interactive=False)
                         report = gr.File(label="Report", interactive=False)
         panes = [banner, verdict, code, trials, used, drawn, ran]
-        name.change(page.fill, name, reference)
+        name.change(lambda chosen: (page.fill(chosen), *BLANK), name, [reference, *panes])
         start.click(page.search, [name, reference, rounds], panes)
         check.click(page.check, [name, reference, own], panes)
         score.click(page.evaluate, upload, [banner, metrics, rows, report])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+import textwrap
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -36,13 +37,16 @@ Dump = tuple[bytes, dict | None] | None
 Shown = tuple[str, str, str, str, str, str, Dump]
 """Banner, code listing, waveform, what the verdict says, repair trace, what ran, and the waveform's data."""
 
+BLANK: Shown = ("", "", "", look.empty("Nothing was checked yet."), "", "", None)
+"""What the page shows of a task that was just chosen."""
+
 
 class Page:
     """The handlers of one page, around one pipeline."""
 
     def __init__(self, pipeline: RtlPipeline) -> None:
         self.pipeline = pipeline
-        self.tasks = {f"{e.family}: {e.spec[:70]}": e for e in examples()}
+        self.tasks = {f"{e.family}: {textwrap.shorten(e.spec, 40, placeholder=' …')}": e for e in examples()}
 
     def task(self, name: str, spec: str, header: str, testbench: str, reference: str) -> RtlExample:
         """The chosen example, or the user's own fields."""
@@ -155,10 +159,12 @@ class Page:
 
 
 def says(verdict: RtlVerdict) -> str:
-    """The verdict in words: a green or red line, then what the model is told."""
-    colour = "#2f7d4f" if verdict.passed else "#b3261e"
-    head = f'<p style="color:{colour}"><b>{verdict.letter}</b> {html.escape(verdict.meaning)}</p>'
-    return head + (f"<pre>{html.escape(feedback(verdict))}</pre>" if not verdict.passed else "")
+    """The verdict in words: a green or red line, then what more the model is told."""
+    if verdict.passed:
+        return f'<p style="color:#2f7d4f"><b>✓</b> {html.escape(verdict.meaning)}</p>'
+    told = feedback(verdict).partition("\n")[2]
+    head = f'<p style="color:#b3261e"><b>{verdict.letter}</b> {html.escape(verdict.meaning)}</p>'
+    return head + (f"<pre>{html.escape(told)}</pre>" if told else "")
 
 
 def listing(verdict: RtlVerdict) -> str:
@@ -217,7 +223,7 @@ def bars(mine: Any, theirs: Any) -> str:
         most = max(value for _, value, _ in pairs) or 1
         for who, value, colour in pairs:
             rows.append(
-                f'<div style="display:flex;gap:.6em;align-items:center"><span style="width:14em">{word}, {who}</span>'
+                f'<div style="display:flex;gap:.6em;align-items:center"><span style="width:16em">{word}, {who}</span>'
                 f'<span style="background:{colour};height:1em;width:{240 * value / most:.0f}px"></span>{value}</div>'
             )
     return "".join(rows)
@@ -275,7 +281,8 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
         latest, data = gr.State(""), gr.State(None)
         fields = [name, spec, header, testbench, reference]
         panes = [banner, code, drawn, verdict, repairs, ran, data]
-        name.change(page.fill, name, fields[1:])
+        shown_too = [latest, netlist, costs]
+        name.change(lambda chosen: (*page.fill(chosen), *BLANK, "", "", ""), name, [*fields[1:], *panes, *shown_too])
 
         def written(*values: Any) -> Iterator[tuple]:
             for shown in page.write(*values):

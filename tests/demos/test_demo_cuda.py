@@ -53,6 +53,9 @@ def test_a_kernel_of_ones_own_is_checked(page):
     assert "refused by the policy" in refused[1] and "clock64" in refused[2] and "Nothing was run" in refused[3]
     hostile = page.check(*own, RIGHT.replace("__global__", "// <script>alert(1)</script>\n__global__"))
     assert "<script>" not in "".join(hostile)
+    assert refused[1].count("refused by the policy") == 1, "the verdict is said once"
+    broken = page.check(cuda.OWN, relu().reference.replace("def get_inputs():", "def get_inputs():\n    1 / 0"), RIGHT)
+    assert "the reference itself fails" in broken[1] and f"background:{cuda.RED}" not in broken[1]
     flagged = page.check(*own, CHEATS["adds in half precision"][1].replace("x[0]", "x[0]"))
     assert "b3261e" in flagged[1]
 
@@ -101,6 +104,16 @@ def test_a_person_sees_the_search():
         page.get_by_label("Kernel of your own").fill('/* launch {} */ __global__ void k() { printf("x"); }')
         page.get_by_role("button", name="Check my kernel").click()
         page.get_by_text("refused by the policy").first.wait_for()
+        _choose(page, "Operator", cuda.OWN)
+        page.get_by_text("Nothing was checked yet").wait_for()
+        assert not page.get_by_text("refused by the policy").count(), "another operator's verdict is gone"
         browser.close()
     blocks.close()
     assert problems == []
+
+
+def _choose(page, label, value):
+    box = page.get_by_label(label, exact=True)
+    box.click()
+    box.fill(value)
+    box.press("Enter")

@@ -50,7 +50,9 @@ def test_code_of_ones_own_is_checked_and_bad_lines_are_marked(page):
     shown = page.check(*own, "module TopModule (input clk, input d, output reg q);\n  always @(posedge clk) q <= e;\n"
                        "endmodule")  # fmt: skip
     assert "unknown name" in shown[3] and 'background:#d3333322"' in shown[1] and "No waveform" in shown[2]
-    assert "refused by the policy" in page.check(*own, CHEATS["leaves at once"])[3]
+    refused = page.check(*own, CHEATS["leaves at once"])[3]
+    assert refused.count("refused by the policy") == 1 and "$finish" in refused
+    assert "holds no module" in page.check(*own, "I cannot help.")[3]
     hostile = page.check(*own, "module TopModule; wire \\<script>alert(1)</script> ; endmodule")
     assert "<script>" not in "".join(hostile[:6])
 
@@ -114,6 +116,12 @@ def test_a_person_sees_the_repair():
         page.get_by_label("Code of your own").fill("module TopModule (input clk);\nendmodule")
         page.get_by_role("button", name="Check my code").click()
         page.get_by_text("refused by the policy").first.wait_for()
+        box = page.get_by_label("Task", exact=True)
+        box.click()
+        box.fill(rtl.OWN)
+        box.press("Enter")
+        page.get_by_text("Nothing was checked yet").wait_for()
+        assert not page.get_by_text("refused by the policy").count(), "another task's verdict is gone"
         browser.close()
     blocks.close()
     assert problems == []
