@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from core.config.files import read_json
-from core.errors import CheckpointError, UnsupportedError
+from core.errors import CheckpointError, ConfigError, UnsupportedError
+from core.models.linear import features
 from core.quantization.linear import QuantizedLinear
 from core.quantization.solvers.encoded import Encoded
 from core.quantization.spec import QuantSpec
@@ -47,11 +48,27 @@ def load_foreign(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     tensors = _tensors(folder)
-    bits, group = int(settings.get("bits", 4)), int(settings.get("group_size", 128))
+    bits, group = (_whole(settings, key, default, folder) for key, default in (("bits", 4), ("group_size", 128)))
     reader = {"awq": from_awq, "gptq": from_gptq}[method]
     for name in sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight")):
         parts = {key: tensors.pop(f"{name}.{key}") for key in _PARTS if f"{name}.{key}" in tensors}
-        model.set_submodule(name, reader(parts, bits, group, settings.get("checkpoint_format") == "gptq_v2"))
+        if lost := [key for key in ("qzeros", "scales") if key not in parts]:
+            raise CheckpointError(
+                f"the folder lacks '{name}.{lost[0]}'", where=str(folder), hint="copy all its weights"
+            )
+        try:
+            made = reader(parts, bits, group, settings.get("checkpoint_format") == "gptq_v2")
+        except (RuntimeError, ConfigError) as error:
+            raise CheckpointError(
+                f"'{name}' does not hold codes of {bits} bits in groups of {group}: {str(error).splitlines()[0]}",
+                where=str(folder), hint="look at quantization_config in config.json",
+            ) from error  # fmt: skip
+        if features(made) != (wanted := features(model.get_submodule(name))):
+            raise CheckpointError(
+                f"'{name}' maps {made.in_features} → {made.out_features}, the model wants {wanted[0]} → {wanted[1]}",
+                where=str(folder),
+            )
+        model.set_submodule(name, made)
     missing, unknown = model.load_state_dict(tensors, strict=False)
     lost = [key for key in missing if not _ours(model, key) and "lm_head" not in key]
     if lost or unknown:
@@ -60,6 +77,13 @@ def load_foreign(folder: str | Path, dtype: torch.dtype = torch.float32) -> Any:
     quant = next(part.quant for part in model.modules() if isinstance(part, QuantizedLinear))
     mark(model, quant)
     return model.eval()
+
+
+def _whole(settings: dict[str, Any], key: str, default: int, folder: Path) -> int:
+    value = settings.get(key, default)
+    if not isinstance(value, int):
+        raise CheckpointError(f"{key} is {value!r}, not a whole number", where=str(folder / "config.json"))
+    return value
 
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")

@@ -98,6 +98,8 @@ class GraftQuantizer(HfQuantizer):
             from core.quantization.quantize import quantize_model
 
             quantize_model(model, self.quantization_config.spec, skip=self.quantization_config.skip)
+        else:
+            refuse_missing(model)
         model.graft_quantization = str(self.quantization_config.spec)
         return model
 
@@ -143,6 +145,26 @@ if METHOD not in AUTO_QUANTIZER_MAPPING:
 def _parents(key: str) -> list[str]:
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def refuse_missing(model: Any) -> None:
+    """Raise `CheckpointError` naming the first tensor of codes that the folder did not have.
+
+    transformers makes up what is missing and says so in a table; it marks what it has read.
+    """
+    held = {
+        f"{name}.{key}": tensor
+        for name, part in model.named_modules()
+        if isinstance(part, QuantizedLinear)
+        for key, tensor in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        if key != "bias"
+    }
+    missing = [key for key, tensor in held.items() if not getattr(tensor, "_is_hf_initialized", False)]
+    if missing and len(missing) < len(held):
+        raise CheckpointError(
+            f"the folder lacks '{missing[0]}'" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
+            hint="codes cannot be made up: copy all its safetensors, or quantize the model again",
+        )
 
 
 def put_empty(model: Any, name: str, spec: QuantSpec, extra: dict[str, Any]) -> None:

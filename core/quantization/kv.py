@@ -28,8 +28,8 @@ def graft_cache(model: Any, kind: str = "kv4", group: int | None = None) -> Cach
         raise ConfigError(f"unknown cache '{kind}'", where="inference.kv", hint="kv8 or kv4")
     config = model.config.get_text_config(decoder=True)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    group = group or size
-    if size % group or group % 2:
+    group = size if group is None else group
+    if group < 2 or size % group or group % 2:
         working = [g for g in range(2, size + 1, 2) if size % g == 0]
         raise ConfigError(f"a head of {size} does not divide into groups of {group}", hint=f"groups: {working}")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])

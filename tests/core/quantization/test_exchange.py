@@ -204,3 +204,32 @@ def test_words_and_zero_points_are_the_formats_own(bits):
     assert torch.equal(exchange._words(codes, bits), pack_to_int32(signed, bits))
     # zero points are packed along the rows
     assert torch.equal(exchange._words(codes.t(), bits).t(), pack_to_int32(signed, bits, packed_dim=0))
+
+
+def test_a_broken_awq_folder_names_the_tensor(tmp_path):
+    base = tiny()
+    name, inputs, outputs = "model.layers.0.mlp.up_proj", 64, 128
+    layer = base.get_submodule(name)
+    assert (layer.in_features, layer.out_features) == (inputs, outputs)
+    rest = {key: value.clone() for key, value in base.state_dict().items() if not key.startswith((name, "lm_head"))}
+
+    def opened(parts, **settings):
+        config = base.config.to_dict() | {"quantization_config": {"quant_method": "awq", "bits": 4, **settings}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file({**rest, **{f"{name}.{key}": value for key, value in parts.items()}}, tmp_path / "model.safetensors")
+        return exchange.load_foreign(tmp_path)
+
+    def codes(inputs):
+        words = {"qweight": (inputs, outputs // 8), "qzeros": (inputs // 32, outputs // 8)}
+        made = {key: torch.randint(0, 2**31 - 1, shape, dtype=torch.int32) for key, shape in words.items()}
+        return {**made, "scales": torch.rand(inputs // 32, outputs).half()}
+
+    assert opened(codes(inputs), group_size=32).get_submodule(name).quant.bits == 4
+    with pytest.raises(CheckpointError, match=f"lacks '{name}.qzeros'"):
+        opened({key: value for key, value in codes(inputs).items() if key != "qzeros"}, group_size=32)
+    with pytest.raises(CheckpointError, match="does not hold codes of 4 bits in groups of 64"):
+        opened(codes(inputs), group_size=64)
+    with pytest.raises(CheckpointError, match="maps 32 → 128, the model wants 64 → 128"):
+        opened(codes(32), group_size=32)
+    with pytest.raises(CheckpointError, match="group_size is 'all', not a whole number"):
+        opened(codes(inputs), group_size="all")

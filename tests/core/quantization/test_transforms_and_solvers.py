@@ -19,7 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from core.errors import ConfigError, DataError, UnsupportedError
+from core.errors import CheckpointError, ConfigError, DataError, UnsupportedError
 from core.models.topology import ModelTopology
 from core.quantization import graft_cache, parse, quantize_model, transforms
 from core.quantization.graph import readers_of
@@ -247,6 +247,9 @@ def test_a_low_bit_cache_rounds_each_token_once(kind, limit):
     assert cache.layers[1].storage_bytes() < dense / (2.5 if kind == "kv8" else 4)
     with pytest.raises(ConfigError, match="kv8 or kv4"):
         graft_cache(model, "kv3")
+    for group in (0, -2, 3):
+        with pytest.raises(ConfigError, match=f"groups of {group}"):
+            graft_cache(model, "kv4", group)
 
 
 @pytest.mark.parametrize("spec", ["rtn:4:g32", "nf4", "bitmod:int8-scale:g32"])
@@ -265,6 +268,21 @@ def test_a_folder_opens_in_the_dtype_that_is_asked_for(spec, tmp_path):
             own = any(part in name for part in (".planes", ".scale", ".zero", ".selector"))
             assert tensor.dtype == (state[name].dtype if own else dtype), name
             assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+
+
+def test_a_folder_that_lacks_codes_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    model = build()
+    quantize_model(model, "rtn:4:g32")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    lost = "model.layers.1.mlp.up_proj.scale"
+    save_file({key: value for key, value in tensors.items() if key != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"lacks '{lost}'"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
 def test_bits_of_a_report_are_those_of_all_weights():
