@@ -18,7 +18,7 @@ from apps.embeddings import EmbeddingEvaluator, EmbeddingPipeline, load_data
 from apps.embeddings.everyday import TASK, entries
 from apps.embeddings.explain import Share, contributions, latent_usage, plane
 from apps.embeddings.prompts import prompt_of
-from core.errors import AppInputError, DataError, GraftError
+from core.errors import AppInputError, DataError, GraftError, UnsupportedError
 from core.retrieval.words import plain
 from demos import look
 
@@ -50,13 +50,15 @@ class Page:
                 raise AppInputError("two texts are needed", hint="fill both boxes")
             start = time.perf_counter()
             similarity = float(self.pipeline.similarity([first], [second])[0, 0])
-            tiles = {"cosine": f"{similarity:.3f}", **self._spent([first, second], "", start)}
-            parts = [self._heat(first, second), self._heat(second, first)]
-            usage = latent_usage(self.pipeline, [first, second])
-            drawn = _usage(usage) if usage is not None else ""
-            return "", look.facts(tiles) + "".join(parts) + drawn
+            facts = look.facts({"cosine": f"{similarity:.3f}", **self._spent([first, second], "", start)})
         except GraftError as error:
             return look.banner(error), ""
+        try:
+            parts = [self._heat(first, second), self._heat(second, first)]
+        except UnsupportedError as error:
+            return look.banner(error), facts
+        usage = latent_usage(self.pipeline, [first, second])
+        return "", facts + "".join(parts) + (_usage(usage) if usage is not None else "")
 
     def _spent(self, texts: list[str], prompt: str, start: float) -> dict[str, str]:
         """Tokens read, time and speed of an encoding that began at `start`."""
@@ -254,7 +256,8 @@ def describe(pipeline: EmbeddingPipeline) -> list[str]:
         run = (folder.parent / "run.json").is_file()
         folder = Path(folder.parent.parent.name, folder.parent.name) if run else Path(folder.parent.name)
     count = sum(p.numel() for p in pipeline.model.parameters())
-    pooling = type(pipeline.model.pooling).__name__
+    mode = getattr(pipeline.model.pooling, "pooling_mode", "latent attention")
+    pooling = mode if mode == "latent attention" else f"pooling {mode if isinstance(mode, str) else ', '.join(mode)}"
     name = str(folder) if len(folder.parts) == 2 else folder.name
     return [
         name,

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("gradio")
 from apps.embeddings import EmbeddingPipeline  # noqa: E402
-from demos.embeddings import Page, build  # noqa: E402
+from demos.embeddings import Page, build, describe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,19 @@ def test_compare(page):
     problem, shown = page.compare("one <b>text</b>", "another text")
     assert not problem and "cosine" in shown and "&lt;" in shown and "<b>text" not in shown
     assert "two texts are needed" in page.compare("", "x")[0]
+
+
+def test_one_pooled_token_has_a_cosine_and_no_shares():
+    from apps.embeddings.model import build_model
+    from core.config.schema import ModelConfig
+    from core.models.tokenizer import train_bpe
+
+    tokenizer = train_bpe(["one text", "another"], 270)
+    spec = ModelConfig(preset="tiny", edits=[{"kind": "embedding", "pooling": "last"}])
+    last = EmbeddingPipeline.from_model(build_model(spec, tokenizer, device="cpu"), tokenizer)
+    problem, shown = Page(last).compare("one text", "another")
+    assert "no shares of tokens" in problem and "cosine" in shown
+    assert "pooling lasttoken" in describe(last)
 
 
 def test_search_beside_bm25(page, tmp_path):
