@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn import functional as F
 
+from core.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -75,7 +77,13 @@ def nested(batch: Batch, *, objective: Callable[[Batch], torch.Tensor], sizes: S
     """The mean of `objective` on the whole embeddings and on their leading `sizes` (Kusupati et al. 2022, Matryoshka).
 
     Cut embeddings are scaled to unit length again.
+
+    Raises:
+        ConfigError: a size that the embeddings do not have.
     """
+    width = batch.queries.shape[-1]
+    if strange := [size for size in sizes if not 1 <= size <= width]:
+        raise ConfigError(f"embeddings of {width} dimensions have no leading {strange}", where="with.matryoshka")
     losses = [objective(batch)]
     for size in sizes:
         q, p, n = (F.normalize(part[..., :size], dim=-1) for part in (batch.queries, batch.positives, batch.negatives))

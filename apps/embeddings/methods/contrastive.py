@@ -187,7 +187,7 @@ def with_negatives(rows: list[Row], options: ContrastiveConfig, ctx: Any, needed
     for number, row in enumerate(rows):
         groups[row.group].append(number)
     chance, done = random.Random(ctx.recipe.seed), list(rows)
-    teacher = _teacher(options.mine, options.template, rows) if options.mine not in ("none", "bm25") else None
+    teacher = _teacher(options.mine) if options.mine not in ("none", "bm25") else None
     for numbers in groups.values():
         own = [rows[i] for i in numbers]
         if options.mine != "none":
@@ -198,6 +198,8 @@ def with_negatives(rows: list[Row], options: ContrastiveConfig, ctx: Any, needed
             answers[row.query].add(row.positive)
         for number, row in zip(numbers, own):
             done[number] = replace(row, negatives=_filled(row, pool, answers[row.query], count, needed, chance))
+    if teacher is not None:
+        teacher.close()
     return done
 
 
@@ -234,7 +236,7 @@ def _mined(own: list[Row], options: ContrastiveConfig, teacher: Any) -> list[Row
         documents,
         [[place[row.positive]] for row in own],
         excluded=[answers[row.query] for row in own],
-        teacher=teacher,
+        teacher=None if teacher is None else partial(_encoded, teacher, own[0].task),
         count=options.negatives,
         margin=options.margin,
     )
@@ -245,11 +247,15 @@ def _mined(own: list[Row], options: ContrastiveConfig, teacher: Any) -> list[Row
     ]
 
 
-def _teacher(path: str, template: str, rows: Sequence[Row]) -> Any:
+def _encoded(teacher: Any, task: str, texts: Sequence[str], kind: str) -> Any:
+    """Vectors of the teacher, whose queries carry the instruction of their source, or its own where there is none."""
+    return teacher(list(texts), kind=kind, task=task or None)
+
+
+def _teacher(path: str) -> Any:
     from apps.embeddings.pipeline import EmbeddingPipeline
 
-    embed = EmbeddingPipeline.from_pretrained(path)
-    return lambda texts, kind: embed(list(texts), kind=kind)
+    return EmbeddingPipeline.from_pretrained(path)
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Any, *, template: str, mode: str, max_length: int) -> tuple[Any, Any]:

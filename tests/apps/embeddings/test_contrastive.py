@@ -19,7 +19,7 @@ from apps.embeddings.methods.contrastive import ContrastiveConfig, Row, encode_r
 from apps.embeddings.mining import chosen_negatives, mine
 from apps.embeddings.objective import Batch, cosent, info_nce, nested
 from apps.embeddings.trainer import BatchOrder, ChunkCollator, Contrast, key_of, step, tokens_that_fit
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[3]
 
@@ -93,6 +93,12 @@ def test_nested_is_the_mean_over_leading_dimensions():
                 data.query_keys, data.positive_keys, data.negative_keys, data.scores)  # fmt: skip
     wanted = (info_nce(data) + info_nce(cut)) / 2
     assert float(nested(data, objective=info_nce, sizes=(3,))) == pytest.approx(float(wanted))
+
+
+@pytest.mark.parametrize("size", [0, 999])
+def test_nested_sizes_are_those_of_the_embeddings(size):
+    with pytest.raises(ConfigError, match=rf"no leading \[{size}\]"):
+        nested(batch(), objective=info_nce, sizes=(size,))
 
 
 # ---- one step ------------------------------------------------------------------------------------------------------
@@ -260,6 +266,25 @@ def test_every_row_gets_its_negatives_and_never_its_answer(who):
     for row in found:
         assert len(row.negatives) == 4 and row.positive not in row.negatives
     assert not {"answer number 0", "answer number 1"} & set(found[0].negatives)
+
+
+def test_a_teacher_reads_the_instruction_and_is_closed(monkeypatch):
+    class Teacher:
+        asked, closed = set(), False
+
+        def __call__(self, texts, *, kind, task):
+            self.asked.add((kind, task))
+            return np.random.default_rng(len(texts)).normal(size=(len(texts), 8))
+
+        def close(self):
+            self.closed = True
+
+    teacher = Teacher()
+    monkeypatch.setattr("apps.embeddings.methods.contrastive._teacher", lambda path: teacher)
+    rows = [Row(f"question {i}", f"answer {i}", (), "find it", "find it") for i in range(6)]
+    found = with_negatives(rows, ContrastiveConfig(negatives=2, mine="a folder"), Context, needed=True)
+    assert all(len(row.negatives) == 2 for row in found)
+    assert teacher.asked == {("query", "find it"), ("document", "find it")} and teacher.closed
 
 
 def test_the_instruction_is_encoded_before_queries_and_not_pooled():
