@@ -13,7 +13,7 @@ from benchmarks.arms import Arm, compare, forgetting, gain, sizes, summary, verd
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known, new
 
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 STEPS, RANK = 300, 16
 BELOW_LORA, ABOVE_RANDOM = 0.02, 0.03
 SPARSE = ("spiel_ag", "spiel_ma", "random", "grad_once")

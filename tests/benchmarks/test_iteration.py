@@ -55,12 +55,12 @@ def scripted(monkeypatch):
 
 def test_each_arm_takes_its_own_best_choice_and_the_bar_can_be_missed(scripted, tmp_path):
     development = {(arm, choice): 30.0 for arm in rtl_r6.ARMS for choice in rtl_r6.CHOICES}
-    development["once", "log 0.3"] = development["iterated", "log 1"] = 40.0
+    development["once", "dpo 1"] = development["iterated", "log 3"] = 40.0
     found, seen = scripted(tmp_path, development, {"once": [40, 42, 41], "iterated": [50, 47, 49]})
     assert found.passed and found.value == pytest.approx(146 / 123 - 1, abs=1e-4)
-    assert found.details["chosen"] == {"iterated": "log 1", "once": "log 0.3"}
+    assert found.details["chosen"] == {"iterated": "log 3", "once": "dpo 1"}
     final = [job for job in seen if job["base"] and job["seed"]]
-    assert {(job["with"]["weight"], job["with"]["iterations"]) for job in final} == {(1.0, 3), (0.3, 1)}
+    assert {(job["with"]["loss"], job["with"]["iterations"]) for job in final} == {("rank_log", 3), ("dpo", 1)}
     assert len({job["train"]["epochs"] for job in final}) == 1, "the same steps for both arms"
     assert all(job["score"] == (["development"] if job["seed"] == 0 else ["test"]) for job in seen)
 
