@@ -41,7 +41,7 @@ class Alignment:
     """
 
     def __init__(self, mask: torch.Tensor | None = None) -> None:
-        self.mask, self.terms, self.weights = mask, [], []
+        self.mask, self.terms = mask, list[torch.Tensor]()
 
     def __enter__(self) -> Alignment:
         _open.append(self)
@@ -229,22 +229,23 @@ class Sidecar(Compound):
         pre, exp = (out[0] if isinstance(out, tuple) else out for out in (before, after))
         merged, target, w, routed = self.merge(pre, exp, hidden_states)
         if collector is not None:
-            self._collect(collector, exp, target, w, routed, maps)
+            self._collect(collector, exp, self._target(pre, target), w, routed, maps)
         return (merged, *before[1:]) if isinstance(before, tuple) else merged
 
     def _collect(self, collector: Alignment, exp: Any, target: Any, w: Any, routed: Any, maps: list[Any]) -> None:
         if self.align == "attention":
             far = attention_distance(maps[1], maps[0].detach() if self.detach else maps[0])
         else:
-            far = distance(self.align, exp, self._target(target))
+            far = distance(self.align, exp, target)
         alpha = w.detach().reshape(-1, 1) if w.dim() == 0 else w.detach()[..., 0]
         collector.add(far * (alpha if self.alpha is None else self.alpha), routed)
-        collector.weights.append(w.detach().float().mean())
 
-    def _target(self, target: torch.Tensor) -> torch.Tensor:
-        """The old branch is a fixed target; a learnt projection of it still learns."""
-        if not self.detach or self.merge.kind in ("proj", "prog"):
+    def _target(self, pre: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """What the new branch is held to: fixed, except that a learnt projection of the old branch still learns."""
+        if not self.detach:
             return target
+        if self.merge.kind in ("proj", "prog"):
+            return F.linear(pre.detach().float(), self.merge.A.weight.float())
         return target.detach()
 
 

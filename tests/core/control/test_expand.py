@@ -16,7 +16,7 @@ from core.control.learngene import Learngene
 from core.control.options import ControlConfig
 from core.control.trainer import ControlTrainerMixin, hook, tokens_that_count
 from core.errors import ConfigError, MergeError, UnsupportedError
-from core.models.blocks.sidecar import ALIGNMENTS, MERGES, Alignment, Merge, distance, slerp
+from core.models.blocks.sidecar import ALIGNMENTS, MERGES, Alignment, Merge, Sidecar, distance, slerp
 from core.models.surgery import ops_of
 
 IDS = torch.arange(3, 15).view(2, 6)
@@ -202,6 +202,22 @@ def test_every_distance_moves_the_new_branch_and_not_the_old(align):
     terms.loss().backward()
     assert all(p.grad is None for n, p in model.named_parameters() if ".exp." not in n)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for n, p in model.named_parameters() if ".exp." in n)
+
+
+@pytest.mark.parametrize("merge", ["lerp", "proj", "prog"])
+def test_the_distance_of_a_branch_does_not_move_the_stream_before_it_through_its_target(merge):
+    """A constant branch has no gradient of its own, so what reaches its input came through the target."""
+    pre, exp = torch.nn.Identity(), torch.nn.Identity()
+    exp.forward = lambda x, *_, **__: torch.zeros_like(x)
+    pair = Sidecar(pre, exp, merge_of(merge), "mse", 1.0, True)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    with Alignment() as terms:
+        pair(x)
+    if merge == "lerp":
+        assert not terms.loss().requires_grad
+        return
+    terms.loss().backward()
+    assert x.grad is None and pair.merge.A.weight.grad.abs().max() > 0
 
 
 def test_checkpointing_adds_nothing_twice():
