@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from core.config.limits import check_limits, settle
-from core.config.parts import check_parts, check_trackers, check_weighed
+from core.config.parts import check_base, check_parts, check_trackers, check_weighed
 from core.config.registry import METHODS, App, app_of, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, build
@@ -237,18 +237,7 @@ def _check(recipe: Recipe, places: Places) -> None:
     if not recipe.app:
         raise ConfigError("the recipe names no app", where=places.of(()), hint="add app: translation")
     app = app_of(recipe)
-    if recipe.model.path and recipe.model.preset:
-        raise ConfigError("give either model.path or model.preset, not both", where=places.of(("model", "preset")))
-    if not recipe.model.path and not recipe.model.preset:
-        raise ConfigError(
-            "no model", where=places.of(("model",)), hint="set model.path (folder, hub id or embedded) or model.preset"
-        )
-    if recipe.model.preset and not recipe.model.tokenizer:
-        raise ConfigError(
-            "a preset has no tokenizer of its own",
-            where=places.of(("model", "preset")),
-            hint="set model.tokenizer, e.g. bpe:8192",
-        )
+    check_base(recipe.model, places)
     if len(recipe.train.betas) != 2 or not all(0 <= b < 1 for b in recipe.train.betas):
         raise ConfigError("betas are two numbers in [0, 1)", where=places.of(("train", "betas")))
     acted_on = blocks_read([stage.method for stage in recipe.stages] or [recipe.method])

@@ -32,6 +32,22 @@ def check_parts(model: ModelConfig, places: Places, path: tuple, packing: bool =
             )
 
 
+def check_base(model: ModelConfig, places: Places) -> None:
+    """A base is one folder or id, or one preset with a tokenizer."""
+    if model.path and model.preset:
+        raise ConfigError("give either model.path or model.preset, not both", where=places.of(("model", "preset")))
+    if not model.path and not model.preset:
+        raise ConfigError(
+            "no model", where=places.of(("model",)), hint="set model.path (folder, hub id or embedded) or model.preset"
+        )
+    if model.preset and not model.tokenizer:
+        raise ConfigError(
+            "a preset has no tokenizer of its own",
+            where=places.of(("model", "preset")),
+            hint="set model.tokenizer, e.g. bpe:8192",
+        )
+
+
 def check_weighed(model: ModelConfig, train: TrainConfig, places: Places, path: tuple) -> None:
     """Keys that shape the cross-entropy need one: an edit with a loss of its own may give it no weight."""
     shapes = next((name for name in ("label_smoothing", "z_loss") if getattr(train, name)), None)
