@@ -6,33 +6,27 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.config.schema import key
 from core.config.typed import Places, build
 from core.data.segments import Segment
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to generate.
+    """How to generate. `updated` keeps to the bounds."""
 
-    Args:
-        temperature: 0 is greedy (or beam) search.
-        seed: the same input in the same batch gives the same output; without one every call draws anew.
-        stop: strings that end an output and are not part of it.
-        logprobs: also give the log-probability of every new token.
-    """
-
-    max_new_tokens: int = 256
-    beams: int = 1
-    length_penalty: float = 1.0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    logprobs: bool = False
+    max_new_tokens: int = key(256, "most new tokens of an output", least=1)
+    beams: int = key(1, "beams of a search; 1 is none", least=1)
+    length_penalty: float = key(1.0, "power of the length that divides a beam's score")
+    temperature: float = key(0.0, "of sampling; 0 is greedy (or beam) search", least=0)
+    top_p: float = key(1.0, "sample from the likeliest tokens of this joint probability", above=0, most=1)
+    top_k: int = key(0, "sample from so many of the likeliest tokens; 0 is all", least=0)
+    seed: int | None = key(None, "the same input in the same batch gives the same output; without one, a new draw")
+    stop: tuple[str, ...] = key((), "strings that end an output and are not part of it")
+    logprobs: bool = key(False, "also give the log-probability of every new token")
 
     def updated(self, values: dict[str, Any]) -> SamplingParams:
-        """A copy with `values` laid over it; an unknown or ill-typed name is a `ConfigError` with the nearest one."""
+        """A copy with `values` laid over it; unknown names and values that cannot be are a `ConfigError`."""
         merged = {**dataclasses.asdict(self), **values}
         merged["stop"] = list(merged["stop"])
         return build(SamplingParams, merged, Places("sampling"))

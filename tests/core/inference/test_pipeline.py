@@ -279,3 +279,9 @@ def test_sampling_overrides_are_checked():
     assert SamplingParams().updated({"stop": ["\n"]}).stop == ("\n",)
     with pytest.raises(ConfigError, match="temperature"):
         SamplingParams().updated({"temprature": 1.0})
+
+
+@pytest.mark.parametrize("setting", [{"temperature": -1}, {"beams": 0}, {"max_new_tokens": 0}, {"top_p": 1.5}])
+def test_settings_that_cannot_be_are_refused(setting):
+    with pytest.raises(ConfigError, match=f"(?s)expected a number.*{next(iter(setting))}"):
+        SamplingParams().updated(setting)
