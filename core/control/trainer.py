@@ -9,9 +9,8 @@ import torch
 from core.control.expand import branch_weights, sidecars
 from core.control.options import ControlConfig
 from core.models.blocks.sidecar import Alignment
+from core.objectives.padding import tokens_that_count
 from core.objectives.partly import PartlyQuantized
-
-IGNORE = -100
 
 
 class ControlTrainerMixin(PartlyQuantized):
@@ -55,16 +54,6 @@ class ControlTrainerMixin(PartlyQuantized):
             if all(block.merge.kind in ("lerp", "slerp", "proj", "prog") for block in sidecars(model).values()):
                 logs |= {f"branch_weight/{layer}": round(w, 4) for layer, w in branch_weights(model).items()}
         super().log(logs, *args, **kwargs)
-
-
-def tokens_that_count(inputs: dict[str, Any]) -> torch.Tensor | None:
-    """(B, T), 1 for tokens that are not padding. Packed rows have no mask; padding is what follows their last label."""
-    if inputs.get("attention_mask") is not None:
-        return inputs["attention_mask"]
-    labels = inputs.get("labels")
-    if labels is None:
-        return None
-    return ((labels != IGNORE).long().flip(1).cumsum(1).flip(1) > 0).long()
 
 
 def _count(inputs: dict[str, Any]) -> Any:

@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from core.errors import ConfigError
 from core.models.topology import ModelTopology
-from core.objectives.losses import summed_loss
+from core.objectives.losses import IGNORE, summed_loss
+from core.objectives.padding import tokens_that_count
 
-IGNORE = -100
 BF16_EPSILON = 2.0**-7
 
 
@@ -198,7 +198,8 @@ def distillation(
     ce, kl = loss.logit_terms(final[kept], head, None if other is None else other[kept], wise_head, targets[kept])
     terms = {"ce": ce, "kl": kl, "count": kept.sum()}
     if loss.hidden:
-        terms["hidden"] = loss.hidden_term(found["blocks"], taught["blocks"], inputs.get("attention_mask"))
+        mask = tokens_that_count(inputs, labels) if causal else inputs.get("attention_mask")
+        terms["hidden"] = loss.hidden_term(found["blocks"], taught["blocks"], mask)
     return terms
 
 

@@ -14,7 +14,7 @@ from core.control.expand import branch_weights, expand, expanded_blocks, merge_b
 from core.control.ladder import ladder
 from core.control.learngene import Learngene
 from core.control.options import ControlConfig
-from core.control.trainer import ControlTrainerMixin, hook, tokens_that_count
+from core.control.trainer import ControlTrainerMixin, hook
 from core.errors import ConfigError, MergeError, UnsupportedError
 from core.models.blocks.sidecar import ALIGNMENTS, MERGES, Alignment, Merge, Sidecar, distance, slerp
 from core.models.surgery import ops_of
@@ -285,14 +285,6 @@ def test_the_distance_is_a_mean_over_the_tokens_of_a_step_however_it_is_cut(tmp_
         found[micro] = {n: p.detach().clone() for n, p in model.named_parameters()}
     for micro in (2, 1):
         assert max(float((found[8][n] - found[micro][n]).abs().max()) for n in found[8]) < 1e-6
-
-
-def test_padding_of_packed_rows_is_what_follows_the_last_label():
-    labels = torch.tensor([[-100, 5, -100, 7, -100, -100]])
-    assert tokens_that_count({"labels": labels}).tolist() == [[1, 1, 1, 1, 0, 0]]
-    mask = torch.tensor([[1, 0]])
-    assert tokens_that_count({"attention_mask": mask, "labels": labels}) is mask
-    assert tokens_that_count({}) is None
 
 
 # ---- back to a plain model -------------------------------------------------------------------------------------------

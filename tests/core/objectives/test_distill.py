@@ -118,6 +118,17 @@ class Rows(Dataset):
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones(8, dtype=torch.long)}
 
 
+def test_padding_of_a_packed_row_adds_no_distance():
+    ids = torch.randint(0, 30, (1, 8), generator=torch.Generator().manual_seed(4))
+    padded, labels = torch.cat([ids, torch.zeros(1, 5, dtype=torch.long)], 1), torch.full((1, 13), -100)
+    labels[:, :8] = ids
+    plain, packed = (
+        distillation(DistillLoss(hidden=1), llama(), llama(1), {"input_ids": i}, y)["hidden"]
+        for i, y in ((ids, ids), (padded, labels))
+    )
+    assert abs(float(packed - plain)) < 1e-6
+
+
 def trained(tmp_path, *, micro=8, accumulation=1, checkpointing=False, peft=False, hidden=0.5):
     model = llama()
     if peft:
