@@ -41,7 +41,7 @@ CSS = """
 .graft-banner code {font-size: 12.5px}
 .graft-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(92px, 1fr)); gap: 8px; margin-bottom: 10px}
 .graft-fact {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px;
-  background: var(--background-fill-secondary)}
+  background: var(--background-fill-secondary); overflow-wrap: anywhere}
 .graft-fact .v {font-size: 18px; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.2}
 .graft-fact .k {font-size: 11px; color: var(--body-text-color-subdued); text-transform: uppercase;
   letter-spacing: .04em; margin-top: 2px}

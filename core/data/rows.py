@@ -172,6 +172,9 @@ def jsonl(path: str | Path, bad: BadRows) -> Iterator[tuple[int, dict]]:
             except json.JSONDecodeError as error:
                 bad.handle(DataError(f"not valid JSON: {error.msg}", file=path, line=number, got=line.strip()))
                 continue
+            except RecursionError:
+                bad.handle(DataError("JSON nested too deeply to be a row", file=path, line=number))
+                continue
             if not isinstance(value, dict):
                 bad.handle(DataError("not an object", file=path, line=number, got=value, expected="{…}"))
                 continue

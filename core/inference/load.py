@@ -8,20 +8,32 @@ from typing import Any
 from core.config.files import read_json
 from core.config.schema import ModelConfig
 from core.config.typed import Places, build
-from core.errors import BackendUnavailable, CheckpointError
+from core.errors import BackendUnavailable, CheckpointError, ConfigError
 from core.inference.save import BASE_NOTE
 from core.models.load import load_tokenizer, resolve_path
 from core.quantization.load import load_base
 
 
 def pick_device(wanted: str) -> str:
-    """ "auto" is cuda where there is one. Raises `BackendUnavailable` for a device that is not there."""
+    """ "auto" is cuda where there is one.
+
+    Raises:
+        ConfigError: no device has such a name. BackendUnavailable: the device is not there.
+    """
     import torch
 
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise ConfigError(f"no device is called '{wanted}'", where="device", hint="auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("no CUDA device on this machine", hint="use device='cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BackendUnavailable(
+            f"no device {wanted}: this machine has {torch.cuda.device_count()}", hint="count from cuda:0"
+        )
     return wanted
 
 

@@ -70,7 +70,7 @@ def compress(
     out = _writable(Path(out))
     app = get_app(recipe.app)
     sampling = recipe.eval.sampling
-    examples = read_sources(app, recipe.data.eval, BadRows("raise", None))[: recipe.eval.limit] if evaluate else []
+    examples = read_sources(app, recipe.data.eval, BadRows(recipe.data.on_bad))[: recipe.eval.limit] if evaluate else []
     with app.pipeline_cls.from_pretrained(path, device=device, quantization="none") as pipeline:
         calib = _calibration(pipeline.engine.model, spec, recipe, app, pipeline.tokenizer, rows, length)
         evaluator = make_evaluator(app, recipe.eval)
@@ -152,7 +152,7 @@ def _calibration(model: Any, spec: Any, recipe: Recipe, app: Any, tokenizer: Any
             f"calibration rows of {length} tokens, and the model reads {context}", where="--length",
             hint=f"--length {context} or less",
         )  # fmt: skip
-    examples = read_sources(app, recipe.data.train, BadRows("raise", None), recipe.seed)
+    examples = read_sources(app, recipe.data.train, BadRows(recipe.data.on_bad), recipe.seed)
     texts = [text for example in examples for text in texts_of(example)]
     return token_batches(tokenizer, texts, length or min(LENGTH, context), rows)
 

@@ -59,6 +59,13 @@ def check_sampling(recipe: Recipe) -> None:
     SamplingParams().updated({name: value for name, value in recipe.eval.sampling.items() if name in known})
 
 
+def part_of(app: App, examples: list[Any], part: str | None) -> list[Any]:
+    """Part "2/4" of the examples, all for None. Raises `ConfigError` for an app whose examples belong together."""
+    if part and getattr(app.pipeline_cls, "predicts_together", False):
+        raise ConfigError(f"{app.name} is scored on its data as a whole", where="--shard", hint="leave it out")
+    return shard(examples, part) if part else examples
+
+
 def score_pipeline(pipeline: Any, evaluator: Any, examples: Sequence[Any], sampling: dict[str, Any]) -> Report:
     """Predict all examples and score them."""
     start = time.perf_counter()
@@ -101,11 +108,12 @@ def evaluate(
     Args:
         part: only a part of the data, "2/4". with_: arguments of the evaluator, over the run's own.
     """
-    config, chosen = EvalConfig(), get_app(app) if app else None
+    config, chosen, on_bad = EvalConfig(), get_app(app) if app else None, "raise"
     try:
         recipe = RunFolder.open(target).recipe()
         chosen, config = chosen or app_of(recipe), recipe.eval
-        sources = sources or recipe.data.eval
+        if not sources:
+            sources, on_bad = recipe.data.eval, recipe.data.on_bad
     except GraftError:
         if chosen is None or sources is None:
             raise ConfigError(
@@ -116,8 +124,8 @@ def evaluate(
     for source in sources or ():
         check_source(chosen, source, Places("the data"), ())
     config.metrics, config.with_ = list(metrics) or config.metrics, {**config.with_, **(with_ or {})}
-    examples = read_sources(chosen, sources, BadRows("raise", None))[: limit or config.limit]
-    examples = shard(examples, part) if part else examples
+    examples = read_sources(chosen, sources, BadRows(on_bad))[: limit or config.limit]
+    examples = part_of(chosen, examples, part)
     with chosen.pipeline_cls.from_pretrained(target) as pipeline:
         return score_pipeline(
             pipeline, make_evaluator(chosen, config), examples, {**config.sampling, **(sampling or {})}

@@ -67,15 +67,15 @@ def _score_file(options, source):
     from core.config.typed import Places
     from core.data.rows import BadRows, read_sources
     from core.errors import DataError
-    from core.evaluation.shards import aligned, shard
-    from core.training.evaluate import make_evaluator
+    from core.evaluation.shards import aligned
+    from core.training.evaluate import make_evaluator, part_of
 
     app = get_app(options.target)
     if source is None:
         raise DataError("--predictions needs --data with the references")
     check_source(app, source, Places("the data"), ())
     examples = list(read_sources(app, [source], BadRows("raise", None)))
-    examples = shard(examples, options.shard) if options.shard else examples
+    examples = part_of(app, examples, options.shard)
     evaluator = make_evaluator(app, EvalConfig(metrics=options.metrics, with_=_pairs(options.evaluator)))
     return evaluator.score(aligned(_predictions(Path(options.predictions)), examples), examples)
 

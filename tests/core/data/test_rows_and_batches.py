@@ -158,6 +158,12 @@ def test_a_bad_row_stops_or_is_written_down(tmp_path):
     assert rejects[0]["why"].startswith("not valid JSON")
 
 
+def test_nesting_beyond_reason_is_a_bad_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": ' + "[" * 100_000 + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="nested too deeply"):
+        list(jsonl(tmp_path / "rows.jsonl", BadRows()))
+
+
 def test_a_file_that_is_not_text_says_so(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(DataError, match="not UTF-8"):

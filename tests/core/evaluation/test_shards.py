@@ -80,3 +80,13 @@ def test_parts_of_a_command_are_scored_as_the_whole(tmp_path, capsys):
     (tmp_path / "half.jsonl").write_text('{"id": "a", "prediction": "module \\ud800"}\n')
     assert main([*command, "--predictions", str(tmp_path / "half.jsonl")]) == 2
     assert "half.jsonl:1" in (said := capsys.readouterr().err) and "half a character" in said
+
+
+def test_a_search_collection_is_not_cut_into_parts(tmp_path, capsys):
+    from recipes.cli import main
+
+    (tmp_path / "data.jsonl").write_text('{"text": "a", "text2": "b", "score": 1}\n' * 4)
+    (tmp_path / "said.jsonl").write_text('{"prediction": 1.0}\n' * 4)
+    command = ["eval", "embeddings", "--data", str(tmp_path / "data.jsonl"), "--shard", "1/2"]
+    assert main([*command, "--predictions", str(tmp_path / "said.jsonl")]) == 2
+    assert "embeddings is scored on its data as a whole" in capsys.readouterr().err
