@@ -39,6 +39,7 @@ CSS = """
 .dark .graft-banner.error {background: #3a1414; color: #fecaca}
 .dark .graft-banner.note {background: #33260a; color: #fde68a}
 .graft-banner code {font-size: 12.5px}
+input[role="combobox"] {text-overflow: ellipsis; padding-right: 28px !important}
 .graft-facts {display: grid; grid-template-columns: repeat(auto-fit, minmax(92px, 1fr)); gap: 8px; margin-bottom: 10px}
 .graft-fact {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px 12px;
   background: var(--background-fill-secondary); overflow-wrap: anywhere}
