@@ -46,10 +46,11 @@ def _own_loss(why: str) -> tuple[Limit, ...]:
     )
 
 
+_NO_VARLEN = Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out")
 _ROWS_APART = (
     Limit("data.packing", lambda on: on is True, "its rows never share a sequence", "set it to false", False),
     Limit("data.streaming", lambda on: on is True, "its rows are read before training", "set it to false"),
-    Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out"),
+    _NO_VARLEN,
     Limit("train.batch", lambda batch: bool(batch.get("ramp")), "its batches are of one size", "take ramp out"),
 )
 _IN_ROWS = Limit("train.batch.unit", lambda unit: unit == "tokens", "a step is so many rows", "set it to rows")
@@ -61,7 +62,7 @@ _HEAD_BY_TRL = (
 MASKED = (
     Limit("data.packing", lambda on: on is True, "an encoder sees all texts that share a sequence", "set it to false",
           False),
-    _ROWS_APART[2],
+    _NO_VARLEN,
     *_own_loss("hidden tokens are learnt as they were"),
     Limit("backend.cross_entropy", lambda form: form == "fused", "it makes the hidden tokens' logits whole",
           "set it to auto"),
