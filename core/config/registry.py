@@ -203,7 +203,9 @@ for _kind, _part in {
     "welore": Part(
         "core.sparse.welore:build", "core.config.sparse:WeLoreOptions", "core.sparse.welore:hook", trains=True
     ),
-    "learngene": Part("core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions"),
+    "learngene": Part(
+        "core.control.learngene:build_auxiliary", "core.control.options:LearngeneOptions", "core.control.learngene:hook"
+    ),
     "descend": Part("core.control.learngene:build_descendant", "core.control.options:DescendOptions"),
 }.items():
     EDITS.register(_kind)(_part)

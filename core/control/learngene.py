@@ -1,13 +1,14 @@
 """Models of any depth from two blocks (Xia et al. 2024, TLEG: transformer as linear expansion of a learngene).
 
 Every tensor of block l of L is θ_B + (l/L) θ_A. An auxiliary model trains only the two sets of block tensors and the
-parts outside the blocks, by distillation; descendants of any depth are then written out as plain models and trained as
-usual. Stored are two blocks, whatever the depth. Decoder language models and vision transformers alike.
+parts outside the blocks, towards a teacher's logits; descendants of any depth are then written out as plain models and
+trained as usual. Stored are two blocks, whatever the depth. Decoder language models and vision transformers alike.
 """
 
 from __future__ import annotations
 
 import copy
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import torch
 from torch import nn
 
 from core.config.registry import BuildContext
+from core.config.schema import ModelConfig
 from core.control.options import DescendOptions, LearngeneOptions
 from core.errors import CheckpointError, ConfigError, UnsupportedError
+from core.models.load import load_model, load_tokenizer
 from core.models.rope import keep_exact
 from core.models.surgery import apply, plain_class
 from core.models.topology import ModelTopology
+from core.objectives.distill import DistillLoss, distilling
 
 FILE = "learngene.safetensors"
+
+# who an auxiliary model learns from; beside the model, so that it is not saved with it
+TEACHERS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 class Learngene:
@@ -167,12 +174,52 @@ class Learngene:
 
 
 def build_auxiliary(model: Any, options: LearngeneOptions, context: BuildContext) -> Any:
-    """As an edit of a recipe: the auxiliary model of the base's family; nothing of a fresh one but the shape stays."""
+    """As an edit of a recipe: the auxiliary model of the base's family; nothing of a fresh one but the shape stays.
+
+    Raises:
+        ConfigError: a teacher of other tokens. CheckpointError: no teacher there.
+    """
+    teacher = _teacher(model, options, context)
     if options.start == "fit":
         gene = Learngene.fit_from(model)
     else:
         gene = Learngene.from_config(model.config, plain_class(model), context.seed)
-    return keep_exact(gene.auxiliary(options.depth)).to(model.device, model.dtype)
+    made = keep_exact(gene.auxiliary(options.depth)).to(model.device, model.dtype)
+    if teacher is not None:
+        TEACHERS[made] = teacher
+    return made
+
+
+def hook(trainer_cls: type, model: Any, options: LearngeneOptions) -> tuple[type, list[Any]]:
+    """The Trainer of a stage on an auxiliary model: soft distillation (1 - α) CE + α T² KL where it has a teacher."""
+    teacher = TEACHERS.get(model.get_base_model() if hasattr(model, "peft_config") else model)
+    if teacher is None:
+        return trainer_cls, []
+    loss = DistillLoss(options.ce, options.kl, 0.0, options.temperature or 1.0)
+    return distilling(trainer_cls, loss, teacher), []
+
+
+def _teacher(model: Any, options: LearngeneOptions, context: BuildContext) -> Any:
+    """The model whose logits are imitated, on the base's device; None for none."""
+    if options.teacher is None or options.teacher == "base":
+        return None if options.teacher is None else model
+    wanted, where = ModelConfig(path=options.teacher), f"learngene.teacher: {options.teacher}"
+    own = None if context.tokenizer is None else context.tokenizer.get_vocab()
+    if own is not None and load_tokenizer(wanted).get_vocab() != own:
+        raise ConfigError(
+            "the teacher's tokens are not those of the model",
+            where=where,
+            hint=f"set model.tokenizer: {options.teacher}, or teacher: base",
+        )
+    teacher = load_model(wanted, None, device=str(model.device))
+    sizes = [m.get_output_embeddings().weight.shape[0] for m in (teacher, model)]
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"the teacher tells {sizes[0]} tokens apart and the model {sizes[1]}",
+            where=where,
+            hint="take a teacher with the same rows in its head, or teacher: base",
+        )
+    return teacher
 
 
 def build_descendant(model: Any, options: DescendOptions, context: BuildContext) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.config.schema import key
+from core.errors import ConfigError
 
 
 @dataclass
@@ -59,6 +60,30 @@ class LearngeneOptions:
 
     depth: int = key(12, "blocks of the auxiliary model", least=1)
     start: Literal["fresh", "fit"] = key("fresh", "random pair, or the line that is nearest to the base's blocks")
+    teacher: str | None = key(None, "who is imitated: base, which is the base as it was, or a model of the same tokens")
+    alpha: float | None = key(
+        None, "weight of the divergence from the teacher, the rest is the cross-entropy's; null is 1", least=0, most=1
+    )
+    temperature: float | None = key(None, "of the divergence; null is 1", above=0)
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "temperature"):
+            if self.teacher is None and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name} weighs a teacher, and there is none",
+                    where=f"model.edits, learngene.{name}",
+                    hint=f"add teacher: base, or take {name} out",
+                )
+
+    @property
+    def ce(self) -> float:
+        """Weight of the cross-entropy."""
+        return 1.0 if self.teacher is None else 1.0 - self.kl
+
+    @property
+    def kl(self) -> float:
+        """Weight of the divergence from the teacher's logits."""
+        return 0.0 if self.teacher is None else 1.0 if self.alpha is None else self.alpha
 
 
 @dataclass
