@@ -9,7 +9,6 @@ Nothing here knows of tokenizers or models.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config.registry import Registry
-from core.data.rows import BadRows, jsonl
+from core.data.json_list import json_list
+from core.data.rows import BadRows, jsonl, not_utf8
 from core.errors import DataError
 
 READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
@@ -165,34 +165,18 @@ def rows_of(path: str | Path | None, split: str | None, on_bad: BadRows) -> Iter
         raise DataError(f"conversations are read from JSON, this is a {place.suffix} file", file=place, hint=hint)
     try:
         with open(place, encoding="utf-8-sig") as handle:
-            first = next(filter(str.strip, handle), "").lstrip()
+            first = ""
+            while not first and (text := handle.read(4096)):
+                first = text.lstrip()
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", file=place) from error
-    except UnicodeDecodeError:
-        first = "{"  # what is wrong is told with its place, below
+    except UnicodeDecodeError as error:
+        raise not_utf8(place) from error
     if not first:
         raise DataError("the file is empty", file=place)
-    if not first.startswith("["):
-        # an object over several lines is no line of JSON
-        yield from jsonl(place, on_bad) if first.rstrip() != "{" else _listed(place, on_bad)
-    else:
-        yield from _listed(place, on_bad)
-
-
-def _listed(place: Path, on_bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        rows = json.loads(place.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}", file=place, hint="convert the file to UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"not valid JSON: {error.msg}", file=place, line=error.lineno) from error
-    if not isinstance(rows, list):
-        raise DataError("the file holds no list", file=place, got=type(rows).__name__, expected="[{…}, …]")
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, dict):
-            yield number, row
-        else:
-            on_bad.handle(DataError("not an object", file=place, line=number, got=row, expected="{…}"))
+    # an object over several lines is no line of JSON
+    one_a_line = not first.startswith("[") and first.partition("\n")[0].rstrip() != "{"
+    yield from jsonl(place, on_bad) if one_a_line else json_list(place, on_bad)
 
 
 def sniff(path: str | Path | None, split: str | None = None) -> str:

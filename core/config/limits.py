@@ -21,6 +21,7 @@ class Limit:
 
     Args:
         holds: what holds where the stage does not write the key, in place of the default.
+        when: the stage's typed options → whether this holds; it does for all by default.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Limit:
     why: str
     hint: str
     holds: Any = None
+    when: Callable[[Any], bool] = lambda options: True
 
 
 def _hangs_on_the_head(adapters: list[dict[str, Any]]) -> bool:
@@ -66,6 +68,10 @@ MASKED = (
     *_own_loss("hidden tokens are learnt as they were"),
     Limit("backend.cross_entropy", lambda form: form == "fused", "it makes the hidden tokens' logits whole",
           "set it to auto"),
+)  # fmt: skip
+CHAT_SFT = (
+    Limit("data.streaming", lambda on: on is True, "with.keep chooses among all rows", "take with.keep out, or set "
+          "streaming to false", when=lambda options: options.keep is not None),
 )  # fmt: skip
 DPO = (*_ROWS_APART, *_own_loss("its loss is TRL's, over pairs of answers"), *_HEAD_BY_TRL)
 CPO = (
@@ -119,16 +125,20 @@ def settle(recipe: Recipe, limits_of: Callable[[str], tuple[Limit, ...]]) -> Non
                 getattr(stage, block).setdefault(name, limit.holds)
 
 
-def check_limits(method: str, limits: tuple[Limit, ...], recipe: Recipe, places: Places, prefix: tuple) -> None:
+def check_limits(
+    method: str, limits: tuple[Limit, ...], recipe: Recipe, places: Places, prefix: tuple, options: Any = None
+) -> None:
     """Refuse every key of a stage that its method cannot act on.
 
     Args:
-        recipe: the stage's, merged. prefix: where the stage stands in the recipe as written.
+        recipe: the stage's, merged. prefix: where the stage stands in the recipe as written. options: its `with:`.
 
     Raises:
         UnsupportedError: naming the first such key and its place.
     """
     for limit in limits:
+        if not limit.when(options):
+            continue
         path = tuple(limit.key.split("."))
         # of all stages' value only what no stage can set for itself
         ways = [(*prefix, *path)] if limit.holds is not None else [(*prefix, *path), path]

@@ -251,7 +251,7 @@ def _check(recipe: Recipe, places: Places) -> None:
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
         _refuse_inert(stage.recipe, places, prefix, acted_on)
-        check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix)
+        check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix, stage.options)
         own = (*prefix, "model")
         own = own if own in places.lines else ("model",)
         check_parts(stage.recipe.model, places, own, stage.recipe.data.packing)

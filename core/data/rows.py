@@ -87,24 +87,42 @@ def stream_sources(app: App, sources: Sequence[SourceConfig], bad: BadRows, seed
     return (row for _, row in interleave(streams, [s.weight for s in sources], seed))
 
 
-class Examples:
-    """All examples of all sources, read anew from the start each time it is iterated, never held together.
+class BadOnce(BadRows):
+    """Hands each bad row on once, however often and however far the rows are read.
 
-    A row that is passed over is written down once: in the first reading, by the process and the loader worker that
-    come first.
+    Rows come in the same order in every reading, so the n-th bad row is always the same one. Of several loader workers
+    the first hands on.
     """
 
-    def __init__(self, app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> None:
-        self.app, self.sources, self.bad, self.seed = app, sources, bad, seed
-        self.readings = 0
+    def __init__(self, bad: BadRows) -> None:
+        super().__init__(bad.policy)
+        self.bad, self.told = bad, 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def reading(self) -> BadRows:
+        """What a reading from the start gives its bad rows to."""
         from torch.utils.data import get_worker_info
 
         worker = get_worker_info()
-        bad = self.bad if self.readings == 0 and (worker is None or worker.id == 0) else BadRows(self.bad.policy)
-        self.readings += 1
-        return stream_sources(self.app, self.sources, bad, self.seed)
+        if worker is not None and worker.id:
+            return BadRows(self.policy)
+        self.count = 0
+        return self
+
+    def handle(self, error: DataError) -> None:
+        self.count += 1
+        if self.count > self.told:
+            self.bad.handle(error)
+            self.told = self.count
+
+
+class Examples:
+    """All examples of all sources, read anew from the start each time it is iterated, never held together."""
+
+    def __init__(self, app: App, sources: Sequence[SourceConfig], bad: BadRows, seed: int = 0) -> None:
+        self.app, self.sources, self.bad, self.seed = app, sources, BadOnce(bad), seed
+
+    def __iter__(self) -> Iterator[Any]:
+        return stream_sources(self.app, self.sources, self.bad.reading(), self.seed)
 
 
 def interleave(sources: Sequence[Iterable[Any]], weights: Sequence[float], seed: int = 0) -> Interleave:
@@ -185,4 +203,18 @@ def _decoded(handle: Iterable[str], path: str | Path) -> Iterator[str]:
     try:
         yield from handle
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}", file=path, hint="convert the file to UTF-8") from error
+        raise not_utf8(path) from error
+
+
+def not_utf8(path: str | Path) -> DataError:
+    """What to say of a file that is not UTF-8, with the byte and the line of its first such character."""
+    start = 0
+    with open(path, "rb") as handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                hint = "it is no text: name a file of text" if b"\0" in line else "convert the file to UTF-8"
+                return DataError(f"not UTF-8 at byte {start + error.start}", file=path, line=number, hint=hint)
+            start += len(line)
+    return DataError("not UTF-8", file=path, hint="convert the file to UTF-8")

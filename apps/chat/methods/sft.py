@@ -1,23 +1,28 @@
 """`chat.sft`: supervised fine-tuning on conversations (Ouyang et al. 2022).
 
 What the assistant says carries the loss, with the mark that ends its turn. With `keep`, only those rows are learnt that
-the base finds plausible and that differ most (`core.training.choose_rows`).
+the base finds plausible and that differ most (`core.training.choose_rows`). Streamed conversations are rendered when
+their turn comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from apps.chat import prompts
+from core.config.limits import CHAT_SFT
 from core.config.registry import method
 from core.config.schema import key
 from core.errors import DataError
 
 if TYPE_CHECKING:
     from apps.chat.data import ChatExample
+    from core.data.row_stream import RowStream
     from core.training.stage import Stage, StageContext
+
+LEAVES_OUT = "data.on_bad: skip leaves such rows out"
 
 
 @dataclass(frozen=True)
@@ -39,25 +44,39 @@ def with_system(example: ChatExample, system: str | None) -> tuple[tuple[str, st
     return example.messages
 
 
-@method("chat.sft", config=SftConfig)
+@method("chat.sft", config=SftConfig, limits=CHAT_SFT)
 def sft(ctx: StageContext) -> Stage:
     """Rows of given and learnt segments."""
     from core.training.stage import Stage
 
     options = ctx.options
 
-    def rows(examples: Iterable[ChatExample]) -> list[Any]:
-        made = []
-        for example in examples:
-            turns = (*with_system(example, options.system), ("assistant", example.answer or ""))
-            made.append(prompts.segments(turns, ctx.tokenizer, options.template, every_turn=options.every_turn))
-        return made
+    def row(example: ChatExample) -> list[Any]:
+        turns = (*with_system(example, options.system), ("assistant", example.answer or ""))
+        return prompts.segments(turns, ctx.tokenizer, options.template, every_turn=options.every_turn)
 
-    held_out = [example for example in ctx.eval or () if example.answer is not None]
-    learnt = rows(answered(ctx))
+    held_out = [row(example) for example in ctx.eval or () if example.answer is not None]
+    if not isinstance(ctx.train, Sequence):
+        return Stage(rows=streamed(ctx, row), eval_rows=held_out, mode=options.mode)
+    learnt = [row(example) for example in answered(ctx)]
     if options.keep is not None:
         learnt = chosen(ctx, learnt)
-    return Stage(rows=learnt, eval_rows=rows(held_out), mode=options.mode)
+    return Stage(rows=learnt, eval_rows=held_out, mode=options.mode)
+
+
+def streamed(ctx: StageContext, row: Callable[[ChatExample], list[Any]]) -> RowStream:
+    """The rows of conversations that are read while training; those without an answer are bad rows."""
+    from core.data.row_stream import RowStream
+    from core.data.rows import BadRows
+    from core.distributed.launch import is_main
+
+    def fault(number: int, example: ChatExample) -> DataError | None:
+        if example.answer is not None:
+            return None
+        return DataError(f"conversation {number} has no answer to learn", got=example.messages[-1][1], hint=LEAVES_OUT)
+
+    bad = BadRows(ctx.recipe.data.on_bad, ctx.run.rejects if ctx.run and is_main() else None)
+    return RowStream(ctx.train, row, fault=fault, bad=bad)
 
 
 def answered(ctx: StageContext) -> list[ChatExample]:
@@ -70,7 +89,7 @@ def answered(ctx: StageContext) -> list[ChatExample]:
         raise DataError(
             f"{len(without)} of {len(found)} conversations have no answer to learn; the first is number {without[0]}",
             got=found[without[0] - 1].messages[-1][1],
-            hint="data.on_bad: skip leaves such rows out",
+            hint=LEAVES_OUT,
         )
     if without and ctx.run is not None:
         say(ctx.run, f"{len(without)} of {len(found)} conversations have no answer to learn and are left out")
