@@ -29,6 +29,8 @@ EXAMPLES = [
 ]
 ROWS = 2000
 """Lines of an upload that the page embeds; the command line takes any number."""
+WRITTEN_OUT = 24
+"""Most texts of a map that stand beside their points."""
 COLOURS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#525252", "#111827", "#15803d")
 
 
@@ -232,20 +234,24 @@ def scatter(places: np.ndarray, labels: list[str], texts: list[str], title: str)
     unit = (places - low) / spread
     names = sorted(set(labels), key=lambda name: (-labels.count(name), name))[: len(COLOURS)]
     colour = dict(zip(names, COLOURS))
-    points = "".join(
-        f'<circle cx="{edge + x * (width - 2 * edge):.1f}" cy="{height - edge - y * (height - 2 * edge):.1f}" r="5"'
-        f' fill="{colour.get(label, "#a3a3a3")}" fill-opacity=".8"><title>{html.escape(text[:160])}</title>'
-        "</circle>"
-        for (x, y), label, text in zip(unit, labels, texts)
-    )
+    points = []
+    for (x, y), label, text in zip(unit, labels, texts):
+        left, top = edge + x * (width - 2 * edge), height - edge - y * (height - 2 * edge)
+        points.append(
+            f'<circle cx="{left:.1f}" cy="{top:.1f}" r="5" fill="{colour.get(label, "#a3a3a3")}" fill-opacity=".8">'
+            f"<title>{html.escape(text[:160])}</title></circle>"
+        )
+        if len(texts) <= WRITTEN_OUT:
+            beside = f'x="{left + 9:.1f}"' if x < 0.6 else f'x="{left - 9:.1f}" text-anchor="end"'
+            shown = text if len(text) <= 40 else f"{text[:39]}…"
+            points.append(f'<text {beside} y="{top + 4:.1f}">{html.escape(shown)}</text>')
     legend = "".join(
-        f'<span class="graft-chip" style="border-left:10px solid {colour[name]}">'
-        f"{html.escape(name or 'no label')}</span> "
+        f'<span class="graft-chip"><i style="background:{colour[name]}"></i>{html.escape(name or "no label")}</span> '
         for name in names
     )
     return (
         f'<div class="graft-plot"><div class="graft-label">{html.escape(title)}</div><div class="graft-chips">{legend}'
-        f'</div><svg viewBox="0 0 {width} {height}" role="img" aria-label="map of texts">{points}</svg></div>'
+        f'</div><svg viewBox="0 0 {width} {height}" role="img" aria-label="map of texts">{"".join(points)}</svg></div>'
     )
 
 

@@ -7,6 +7,7 @@ models is escaped. Nothing here knows of an app.
 from __future__ import annotations
 
 import html
+import re
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from core.errors import GraftError
 
@@ -31,8 +33,10 @@ CSS = """
 .graft-chips {display: flex; gap: 6px; flex-wrap: wrap}
 .graft-chip {font-size: 12px; padding: 3px 10px; border-radius: 999px; background: var(--primary-50);
   color: var(--primary-800); border: 1px solid var(--primary-200); white-space: nowrap}
+.graft-chip i {display: inline-block; width: 9px; height: 9px; border-radius: 50%; margin-right: 6px}
 .dark .graft-chip {background: var(--neutral-800); color: var(--primary-200); border-color: var(--primary-800)}
-.graft-banner {border-radius: 8px; padding: 10px 14px; font-size: 14px; border-left: 4px solid; line-height: 1.45}
+.graft-banner {border-radius: 8px; padding: 10px 14px; font-size: 14px; border-left: 4px solid; line-height: 1.45;
+  overflow-wrap: anywhere}
 .graft-banner b {display: block}
 .graft-banner.error {background: #fef2f2; color: #7f1d1d; border-color: #dc2626}
 .graft-banner.note {background: #fffbeb; color: #713f12; border-color: #d97706}
@@ -176,10 +180,15 @@ def banner(problem: GraftError | Sequence[str] | None) -> str:
         return ""
     if isinstance(problem, GraftError):
         rest = [("where", problem.where), ("hint", problem.hint)]
-        lines = "".join(f"<div>{name}: {html.escape(text)}</div>" for name, text in rest if text)
-        return f'<div class="graft-banner error" role="alert"><b>{html.escape(problem.what)}</b>{lines}</div>'
-    lines = "".join(f"<div>{html.escape(text)}</div>" for text in problem)
+        lines = "".join(f"<div>{name}: {_told(text)}</div>" for name, text in rest if text)
+        return f'<div class="graft-banner error" role="alert"><b>{_told(problem.what)}</b>{lines}</div>'
+    lines = "".join(f"<div>{_told(text)}</div>" for text in problem)
     return f'<div class="graft-banner note" role="status">{lines}</div>'
+
+
+def _told(text: str) -> str:
+    """Escaped, with uploaded files by the names that their owners know instead of the places they were copied to."""
+    return html.escape(re.sub(rf"{re.escape(get_upload_folder())}/[0-9a-f]{{16,}}/", "", text))
 
 
 def facts(values: Mapping[str, str]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("gradio")
 from apps.embeddings import EmbeddingPipeline  # noqa: E402
-from demos.embeddings import Page, build, describe  # noqa: E402
+from demos.embeddings import Page, build, describe, scatter  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,20 @@ def test_a_second_model_is_scored_beside(page, tmp_path):
 
 def test_the_page_builds(page):
     assert build(page.pipeline).title == "graft embeddings"
+
+
+def test_a_small_map_says_what_its_points_are(page):
+    _, drawn = page.map(None)
+    assert "<text" not in drawn, "many texts would cover each other"
+    drawn = scatter(np.array([[0.0, 0.0], [1.0, 1.0]]), ["a", "b"], ["<first>", "last" * 20], "two")
+    assert ">&lt;first&gt;</text>" in drawn and f">{('last' * 20)[:39]}…</text>" in drawn
+
+
+def test_errors_name_an_upload_as_its_owner_does(page):
+    from gradio.utils import get_upload_folder
+
+    from core.errors import DataError
+    from demos import look
+
+    shown = look.banner(DataError("no text", file=f"{get_upload_folder()}/{'0f' * 32}/mine.jsonl", line=3))
+    assert "mine.jsonl:3" in shown and get_upload_folder() not in shown
