@@ -35,7 +35,8 @@ class DistillLoss:
         temperature: T of both softmaxes.
         hidden_kind: squarehead ‖s-t‖² / ‖t‖² of each layer; mse; cosine 1 - cos.
         layer_map: student block → teacher block; None pairs blocks of equal number.
-        chunk: tokens whose logits exist at one time.
+        form: whole makes the logits of all tokens and keeps them; fused makes them in pieces, and again on the way back.
+        chunk: tokens whose logits exist at one time, where they are made in pieces.
         smoothing, z_loss: of the cross-entropy, as in `CrossEntropy`.
     """
 
@@ -45,6 +46,7 @@ class DistillLoss:
     temperature: float = 1.0
     hidden_kind: Literal["squarehead", "mse", "cosine"] = "squarehead"
     layer_map: dict[int, int] | None = None
+    form: Literal["fused", "whole"] = "fused"
     chunk: int = 4096
     smoothing: float = 0.0
     z_loss: float = 0.0
@@ -64,6 +66,8 @@ class DistillLoss:
         Args:
             student, teacher: last hidden states (N, d); heads turn them into logits. targets: (N,) ids.
         """
+        if self.form == "whole":
+            return self._piece(student, head, teacher, teacher_head, targets)
         ce = kl = student.new_zeros((), dtype=torch.float32) if len(targets) else student.float().sum()
         for start in range(0, len(targets), self.chunk):
             piece = slice(start, start + self.chunk)
@@ -208,8 +212,8 @@ class DistillMixin:
 
     Args:
         distill: the terms. teacher: a frozen model; None takes the student without its adapters.
-        Other arguments are the Trainer's, whose `train_config`, where it has one, shapes the cross-entropy. A subclass
-        may set both as class attributes.
+        Other arguments are the Trainer's, whose `train_config` and `backend`, where it has them, say how the
+        cross-entropy is shaped and whether all logits are made. A subclass may set both as class attributes.
     """
 
     distill: DistillLoss = DistillLoss()
@@ -221,6 +225,8 @@ class DistillMixin:
         given = getattr(self, "train_config", None)
         if given is not None:
             self.distill = replace(self.distill, smoothing=given.label_smoothing, z_loss=given.z_loss)
+        if getattr(getattr(self, "backend", None), "cross_entropy", "auto") != "auto":
+            self.distill = replace(self.distill, form=self.backend.cross_entropy)
         self.teacher = teacher if teacher is not None else type(self).teacher
         if self.teacher is None and (self.distill.kl or self.distill.hidden) and not hasattr(self.model, "peft_config"):
             raise ConfigError("no teacher", where="distillation", hint="give teacher=, or train adapters")

@@ -148,3 +148,8 @@ def _distillation(teacher: Any = None, **options: Any) -> Loss:
         return loss.ce * terms["ce"] + loss.kl * terms["kl"], terms["count"]
 
     return call
+
+
+@LOSSES.register("distillation.whole")
+def _whole_distillation(**options: Any) -> Loss:
+    return _distillation(**{"form": "whole", **options})

@@ -129,7 +129,7 @@ def test_every_method_with_a_trainer_of_its_own_says_what_its_loss_cannot_follow
         if "trainer=" in inspect.getsource(sys.modules[entry.build.__module__]) and name != "lm.pretrain":
             found.add(name)
             keys = {limit.key for limit in entry.limits}
-            assert {"train.label_smoothing", "train.z_loss"} <= keys, name
+            assert {"train.label_smoothing", "train.z_loss", "backend.cross_entropy"} <= keys, name
     assert found >= set(OWN_LOSS) | set(METHODS)
 
 

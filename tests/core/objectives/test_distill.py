@@ -109,6 +109,32 @@ def test_the_cross_entropy_is_smoothed_and_its_normaliser_held_as_the_recipe_say
     assert (trainer.distill.smoothing, trainer.distill.z_loss, trainer.distill.ce) == (0.2, 0.3, 0.5)
 
 
+@pytest.mark.parametrize("form", ["auto", "fused", "whole"])
+def test_all_logits_are_made_at_one_time_where_the_recipe_says_so(tmp_path, form):
+    """Whole logits come from one call of each head and stay; pieces are made again on the way back. Same gradient."""
+    from core.config.schema import BackendConfig, TrainConfig
+    from core.training.trainer import SupervisedTrainer
+
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    teacher, ids = llama(1), torch.randint(0, 30, (3, 9), generator=torch.Generator().manual_seed(0))
+
+    def gradient(form):
+        made = distill.distilling(SupervisedTrainer, DistillLoss(ce=0.3, kl=0.7, hidden=0.1, chunk=7), teacher)
+        model = llama()
+        trainer = made(model=model, args=args, train_config=TrainConfig(), backend=BackendConfig(cross_entropy=form))
+        calls = []
+        model.lm_head.register_forward_hook(lambda module, given, made: calls.append(given[0].flatten(0, -2).shape[0]))
+        trainer.compute_loss(model, {"input_ids": ids, "labels": ids}).backward()
+        return trainer.distill, calls, [p.grad for p in model.parameters()]
+
+    distilled, calls, found = gradient(form)
+    # the model's own call makes the last position of every row
+    assert calls == ([3, 24] if form == "whole" else [3, 7, 7, 7, 3, 3, 7, 7, 7])
+    assert distilled.form == ("whole" if form == "whole" else "fused") and distilled.hidden == 0.1
+    for own, other in zip(found, gradient("fused")[2]):
+        torch.testing.assert_close(own, other)
+
+
 class Rows(Dataset):
     def __len__(self):
         return 8
