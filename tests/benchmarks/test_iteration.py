@@ -40,7 +40,9 @@ def scripted(monkeypatch):
                 seen.append(job)
                 arm, *choice = job["name"].split("-")
                 rate = 20.0
-                if job["base"]:
+                if arm == "control":
+                    rate = 10.0
+                elif job["base"]:
                     rate = development[arm, names[int(choice[0])]] if job["seed"] == 0 else test[arm][job["seed"] - 1]
                 scores = {name: {"pass@1": rate, "greedy pass@1": rate} for name in job["score"]}
                 yield {"name": job["name"], "model": f"/base/{job['seed']}", "iterations": [], **scores}
@@ -55,13 +57,16 @@ def scripted(monkeypatch):
 
 def test_each_arm_takes_its_own_best_choice_and_the_bar_can_be_missed(scripted, tmp_path):
     development = {(arm, choice): 30.0 for arm in rtl_r6.ARMS for choice in rtl_r6.CHOICES}
-    development["once", "dpo 1"] = development["iterated", "log 3"] = 40.0
+    development["once", "dpo 0.1"] = development["iterated", "log 0.2"] = 40.0
     found, seen = scripted(tmp_path, development, {"once": [40, 42, 41], "iterated": [50, 47, 49]})
     assert found.passed and found.value == pytest.approx(146 / 123 - 1, abs=1e-4)
-    assert found.details["chosen"] == {"iterated": "log 3", "once": "dpo 1"}
+    assert found.details["chosen"] == {"iterated": "log 0.2", "once": "dpo 0.1"}
     final = [job for job in seen if job["base"] and job["seed"]]
-    assert {(job["with"]["loss"], job["with"]["iterations"]) for job in final} == {("rank_log", 3), ("dpo", 1)}
-    assert len({job["train"]["epochs"] for job in final}) == 1, "the same steps for both arms"
+    kinds = {(job["with"]["loss"], job["with"]["iterations"]) for job in final}
+    assert kinds == {("rank_log", 3), ("dpo", 1), ("none", 1)}
+    assert len({job["train"]["epochs"] for job in final}) == 1, "the same steps for all arms"
+    assert len({job["name"] for job in seen}) == len(seen), "a job's folder has its name"
+    assert found.baseline["as many steps on the references alone, %"] == [10.0, 10.0, 10.0]
     assert all(job["score"] == (["development"] if job["seed"] == 0 else ["test"]) for job in seen)
 
 
