@@ -117,6 +117,7 @@ class CudaEvaluator(BaseEvaluator):
             "elements_of_a_trial": self.harness.oracle.limit,
             "statuses": dict(Counter(v.status for row in verdicts for v in row)), "baseline": self.baseline,
             "flags": dict(Counter(f for v in flat for f in v.flags)), "problems": len(examples),
+            "passes_not_looked_at": dict(Counter(name for v in flat if v.passed for name in v.blind)),
             "samples_per_problem": sorted({len(texts) for texts in samples}), "invalid_problems": problems,
             "only_a_gpu_can_check": [examples[i].id for i in unjudged],
         }  # fmt: skip

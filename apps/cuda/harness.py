@@ -29,7 +29,7 @@ from apps.cuda.sanitizer import PACKAGE, Sanitizer
 from apps.cuda.timing import TimingOptions
 from apps.cuda.verdict import CudaVerdict, Diagnostic, Trial
 from core.errors import ConfigError
-from core.execution import ExecCache, ExecPool
+from core.execution import ExecCache, ExecPool, ToolMissing
 
 Gpu = Literal["auto", "none", "require"]
 _EMULATED = {"fault": "fault", "timeout": "timeout", "unsupported": "unsupported_on_cpu", "error": "error"}
@@ -48,12 +48,14 @@ class CudaHarness:
     """Judges answers. Safe to share between threads.
 
     Args:
-        archs: what every candidate is compiled for; empty leaves compiling out. trials: sets of inputs.
+        archs: what every candidate is compiled for, beside the GPU that is used; empty leaves the others out.
+        trials: sets of inputs.
         gpu: "auto" uses one where there is one, "none" never, "require" raises without. nearby: also odd shapes.
         level: least isolation. limits: seconds. cache: a folder of known runs and cases. workers: at the same time.
         timing: how a GPU is timed. model: estimate a time where no GPU is, marked as such. sanitize: with a GPU, let
-        the emulator and compute-sanitizer look at a small case too, for what a GPU gets right by luck. size_limit:
-        elements of a problem on the GPU; larger ones are made smaller, and the report says so.
+        the emulator and compute-sanitizer look at small cases too, for what a GPU gets right by luck; the verdict says
+        who did (`looks`). size_limit: elements of a problem on the GPU; larger ones are made smaller, and the report
+        says so.
 
     Raises:
         ToolMissing: no compiler. SandboxError: no isolation as asked. BackendUnavailable: no GPU, and one is required.
@@ -89,7 +91,6 @@ class CudaHarness:
         self.size_limit, self.seed = size_limit, seed
         folder = Path(cache) if cache is not None else None
         self.cache = ExecCache(folder / "runs") if folder is not None else None
-        self.compiler = KernelCompiler(level, self.cache, compiler, self.limits.compile_s) if archs else None
         self.oracle = Oracle(level, trials, seed, small, nearby, folder / "cases" if folder is not None else None)
         self._emulator: Emulator | None = None
         self._device: Any = None
@@ -99,6 +100,9 @@ class CudaHarness:
             from apps.cuda.device import Device
 
             self._device = Device.find(level, self.limits.gpu_s, required=gpu == "require")
+        if self._device is not None and not {self._device.arch, f"{self._device.arch}a"} & set(archs):
+            self.archs += (check_arch(self._device.arch),)
+        self.compiler = KernelCompiler(level, self.cache, compiler, self.limits.compile_s) if self.archs else None
         self.sanitizer = Sanitizer.find(level) if sanitize and self._device is not None else None
 
     @property
@@ -193,50 +197,56 @@ class CudaHarness:
         if self._device is None:
             done = self.emulator.run(code, kernels, jobs)
         else:
-            done = self._device.run(self._cubin(code, compiled), jobs)
+            done = self._device.run(self._cubin(compiled), jobs)
         base = judged(base, done, [*cases, cases[0]], example.tolerance)
+        if base.status == "passes" and self._device is not None and self.sanitize:
+            base = self._looked(base, code, kernels, jobs)
         if base.status != "passes":
             return base
-        if self._device is not None and self.sanitize:
-            looked = self.emulator.run(code, kernels, jobs[:2])
-            if looked.status == "fault":
-                return replace(base, status="fault", detail=looked.detail, diagnostics=looked.diagnostics)
-        if self.sanitizer is not None:
-            base = self._sanitized(self.sanitizer, base, code, jobs[0])
-            if base.status != "passes":
-                return base
         if self._device is not None and self.timing.enabled:
             with self._device.turn():
-                return self._timed(base, example, code, plan, kernels, compiled)
+                return self._timed(base, example, plan, kernels, compiled)
         if self.model and self._device is None:
             return replace(base, timing=modelled(done.counts, base.usage, jobs[0].resolved, self.archs))
         return base
 
-    def _cubin(self, code: str, compiled: Sequence[Compiled]) -> bytes:
+    def _cubin(self, compiled: Sequence[Compiled]) -> bytes:
         """Machine code for the GPU at hand."""
-        wanted = self._device.arch
-        known = next((c.cubin for c in compiled if c.arch == wanted and c.cubin), None)
-        if known is not None:
-            return known
-        made = KernelCompiler(self.level, self.cache).compile(code, wanted)
-        if made.cubin is None:
-            raise ConfigError(f"the code compiles for {self.archs}, but not for the GPU here, {wanted}")
-        return made.cubin
+        fits = (self._device.arch, f"{self._device.arch}a")
+        return next(c.cubin for c in compiled if c.arch in fits and c.cubin)
 
-    def _sanitized(self, sanitizer: Sanitizer, base: CudaVerdict, code: str, job: Job) -> CudaVerdict:
-        """The first case under compute-sanitizer, while nobody is timed; a tool that fails is told in the log."""
-        made = KernelCompiler(self.level, self.cache).compile(code, self._device.arch, lines=True)
+    def _looked(self, base: CudaVerdict, code: str, kernels: Any, jobs: Sequence[Job]) -> CudaVerdict:
+        """A kernel that the GPU finds right, in the emulator and under compute-sanitizer; who could not look is told.
+
+        Both see the case that no block need divide, if the reference allows one: it is the third.
+        """
+        try:
+            seen = self.emulator.run(code, kernels, jobs[:3])
+            looks = {"emulator": "clean" if seen.status == "ok" else seen.detail or seen.status}
+        except ToolMissing as error:
+            seen, looks = None, {"emulator": error.what}
+        if seen is not None and seen.status == "fault":
+            return replace(base, status="fault", detail=seen.detail, diagnostics=seen.diagnostics)
+        if self.sanitizer is None:
+            return replace(base, looks=looks | {"compute-sanitizer": f"absent (PyPI: {PACKAGE})"})
+        return self._sanitized(self.sanitizer, replace(base, looks=looks), code, [*jobs[:1], *jobs[2:3]])
+
+    def _sanitized(self, sanitizer: Sanitizer, base: CudaVerdict, code: str, jobs: Sequence[Job]) -> CudaVerdict:
+        """Under compute-sanitizer, while nobody is timed."""
+        assert self.compiler is not None
+        arch = next(a for a in (self._device.arch, f"{self._device.arch}a") if a in self.archs)
+        made = self.compiler.compile(code, arch, lines=True)
         if made.cubin is None:
-            raise ConfigError(f"the code compiles for {self.archs}, but not for the GPU here, {self._device.arch}")
+            why = f"no line tables: {made.diagnostics[0]}"
+            return replace(base, looks=base.looks | {"compute-sanitizer": why})
         with self._device.turn():
-            found = sanitizer.run(made.cubin, job, racy="__shared__" in code)
+            found = sanitizer.run(made.cubin, jobs, racy="__shared__" in code)
+        base = replace(base, log=f"{base.log}\n{found.said}".strip())
         if found.status == "fault":
             return replace(base, status="fault", detail=found.detail, diagnostics=found.diagnostics)
-        if found.status == "failed":
-            return replace(base, log=f"{base.log}\ncompute-sanitizer: {found.detail}".strip())
-        return base
+        return replace(base, looks=base.looks | {"compute-sanitizer": found.detail or "clean"})
 
-    def _timed(self, base, example, code, plan, kernels, compiled) -> CudaVerdict:
+    def _timed(self, base, example, plan, kernels, compiled) -> CudaVerdict:
         """A run at full size: right again, and how long it takes."""
         full = self._device.prepare(example, self.seed + 1, self.size_limit)
         if isinstance(full, str):
@@ -246,7 +256,7 @@ class CudaHarness:
         except PlanError as error:
             return replace(base, status="plan", detail=f"at full size: {error}")
         flags = base.flags + (("smaller_than_published",) if full.sizes else ())
-        found = self._device.measure(self._cubin(code, compiled), resolved, full, example.tolerance, self.timing)
+        found = self._device.measure(self._cubin(compiled), resolved, full, example.tolerance, self.timing)
         flags += tuple(found.flags)
         return replace(base, status=found.status, detail=found.detail, timing=found.timing, baselines=found.baselines,
                        flags=flags, trials=base.trials + found.trials)  # fmt: skip

@@ -1,10 +1,13 @@
-"""compute-sanitizer on one small case: accesses beyond an allocation, and races in shared memory, on the GPU itself.
+"""compute-sanitizer on small cases: accesses beyond an allocation, and races in shared memory, on the GPU itself.
 
-    Sanitizer.find().run(cubin, job, racy=True).status          # clean, fault or failed
+    Sanitizer.find().run(cubin, jobs, racy=True).status         # clean, fault or failed
 
 A right output proves neither: a read past an input may find what fits, and a race is lost only now and then. The
 emulator looks for both too, but cannot run tensor cores, inline PTX or cooperative groups. The tool is part of the CUDA
 toolkit, and a wheel by itself. When it cannot do its work that is "failed", and never a verdict on the kernel.
+
+Memcheck knows what is allocated, and no more: an index past a buffer must not find another one. So the tool pads every
+allocation, and the program under it keeps them apart besides.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from apps.cuda.compiling import wheels
 from apps.cuda.device import gpu_policy, job_row
 from apps.cuda.emulator import Job
+from apps.cuda.inside.sanitized import APART
 from apps.cuda.verdict import Diagnostic
-from core.execution import Sandbox, Step, tool
+from core.execution import ExecResult, Sandbox, Step, StepResult, tool
 from core.execution.backends import interpreter
 
 PACKAGE = "nvidia-cuda-sanitizer-api"
@@ -30,11 +34,15 @@ PACKAGE = "nvidia-cuda-sanitizer-api"
 
 @dataclass(frozen=True)
 class Sanitized:
-    """What the tools said: "clean", a "fault" with its lines, or "failed" with why nothing could be said."""
+    """What the tools found: "clean", a "fault" with its lines, or "failed" with why nothing could be said.
+
+    `said` are their own words, and those of the program under them.
+    """
 
     status: Literal["clean", "fault", "failed"]
     detail: str = ""
     diagnostics: tuple[Diagnostic, ...] = ()
+    said: str = ""
 
 
 class Sanitizer:
@@ -50,7 +58,8 @@ class Sanitizer:
     def __init__(self, path: str, level: str = "strict", seconds: float = 60.0) -> None:
         self.path, self.seconds = os.path.realpath(path), seconds
         home = str(Path(self.path).parent.parent)
-        self.box = Sandbox.best(gpu_policy(level, seconds, () if home.startswith("/usr/") else (home,)))
+        seen = [*([] if home.startswith("/usr/") else [home]), *interpreter()[1]]
+        self.box = Sandbox.best(gpu_policy(level, seconds, seen))
         self.failure = ""
         """Why it failed last; empty while it does its work."""
 
@@ -69,34 +78,42 @@ class Sanitizer:
         """Its version, and why it failed when it was last asked."""
         return tool(self.path).version + (f"; it failed: {self.failure}" if self.failure else "")
 
-    def run(self, cubin: bytes, job: Job, racy: bool) -> Sanitized:
+    def run(self, cubin: bytes, jobs: Sequence[Job], racy: bool) -> Sanitized:
         """Memcheck, and racecheck for a kernel with shared memory (`racy`); a cubin with line tables gives lines."""
         files: dict[str, str | bytes] = {
             "sanitized.py": (Path(__file__).parent / "inside" / "sanitized.py").read_text(encoding="utf-8"),
-            "job.json": json.dumps(job_row(job)),
+            "jobs.json": json.dumps([job_row(job) for job in jobs]),
             "kernel.cubin": cubin,
         }
         tools = ["memcheck", *(["racecheck"] if racy else [])]
-        options = ["--show-backtrace", "no", "--report-api-errors", "no"]
-        candidate = [interpreter()[0], "-I", "-S", "sanitized.py", "job.json", "kernel.cubin"]
-        done = self.box.run([Step([self.path, "--tool", name, *options, *candidate]) for name in tools], files)
-        self.failure = ""
-        for name, step in zip(tools, done.steps):
-            if step.status == "timeout":
-                return self._failed(f"{name} is not done within {self.seconds:g} s")
-            found = report(name, step.out)
-            if found is None or (found.status == "clean" and "done" not in step.out.split()):
-                said = next(iter(step.err.splitlines()[-1:] or _complaints(step.out)), step.status)
-                return self._failed(f"{name}: {said}"[:300])
-            if found.status == "fault":
-                return found
-        return Sanitized("clean") if len(done.steps) == len(tools) else self._failed(done.why or done.status)
+        candidate = [interpreter()[0], "-I", "-S", "sanitized.py", "jobs.json", "kernel.cubin"]
+        done = self.box.run([Step([self.path, "--tool", name, *_OPTIONS[name], *candidate]) for name in tools], files)
+        found = self._read(tools, done)
+        self.failure = found.detail if found.status == "failed" else ""
+        words = [f"{name}:\n{step.out}\n{step.err}".strip()[:4000] for name, step in zip(tools, done.steps)]
+        return replace(found, said="\n".join(words))
 
-    def _failed(self, why: str) -> Sanitized:
-        self.failure = why
-        return Sanitized("failed", why)
+    def _read(self, tools: Sequence[str], done: ExecResult) -> Sanitized:
+        """A fault stands, whatever became of the other tool; else a failure does."""
+        found = [self._one(name, step) for name, step in zip(tools, done.steps)]
+        if len(found) < len(tools):
+            found.append(Sanitized("failed", done.why or done.status))
+        return min(found, key=lambda one: ("fault", "failed", "clean").index(one.status))
+
+    def _one(self, name: str, step: StepResult) -> Sanitized:
+        if step.status == "timeout":
+            return Sanitized("failed", f"{name} is not done within {self.seconds:g} s")
+        found = report(name, step.out)
+        if found is None or (found.status == "clean" and "done" not in step.out.split()):
+            said = next(iter(step.err.splitlines()[-1:] or _complaints(step.out)), step.status)
+            return Sanitized("failed", f"{name}: {said}"[:300])
+        return found
 
 
+_OPTIONS = {
+    "memcheck": ("--show-backtrace", "no", "--report-api-errors", "no", "--padding", str(APART)),
+    "racecheck": ("--show-backtrace", "no"),
+}
 _SUMMARY = {
     "memcheck": re.compile(r"ERROR SUMMARY: ([\d,]+) error"),
     "racecheck": re.compile(r"RACECHECK SUMMARY: .*\(([\d,]+) error"),
@@ -152,5 +169,5 @@ def _told(name: str, block: Sequence[str]) -> Diagnostic:
     place = re.search(r"kernel\.cu:(\d+)", words)
     for pattern in _CHANGES:
         words = re.sub(pattern, "", words)
-    words = re.sub(r" in \S*kernel\.cu:(\d+)", r", line \1", words)
+    words = re.sub(r" in \S*kernel\.cu:(\d+)(?::\w+)?", r", line \1", words)
     return Diagnostic(int(place[1]) if place else 0, f"{name}: {' '.join(words.split())}"[:300])

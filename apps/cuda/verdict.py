@@ -99,6 +99,8 @@ class CudaVerdict:
         baselines: name → timing of eager and compiled PyTorch. usage: by ptxas, a row a kernel and architecture.
         flags: what a reader should know, e.g. "precision_downgrade". engine: "emulator" or the GPU's name.
         counts: what the emulator counted a launch: loads, stores, sectors, barriers, …
+        looks: who looked at a kernel that a GPU finds right, "emulator" and "compute-sanitizer" → "clean", or why it
+        could not. log: what the tools said.
     """
 
     status: Status
@@ -113,6 +115,7 @@ class CudaVerdict:
     flags: tuple[str, ...] = ()
     engine: str = ""
     counts: dict[str, Any] = field(default_factory=dict)
+    looks: dict[str, str] = field(default_factory=dict)
     cached: bool = False
     seconds: float = 0.0
     log: str = field(default="", repr=False)
@@ -145,7 +148,13 @@ class CudaVerdict:
 
     @property
     def meaning(self) -> str:
-        return MEANING[self.status] + (f": {self.detail}" if self.detail else "")
+        said = MEANING[self.status] + (f": {self.detail}" if self.detail else "")
+        return said + "".join(f"; {name} did not look: {why}" for name, why in self.blind.items() if self.passed)
+
+    @property
+    def blind(self) -> dict[str, str]:
+        """Of `looks`, who could not look, and why."""
+        return {name: why for name, why in self.looks.items() if why != "clean"}
 
     def speedup(self, over: str = "eager") -> float | None:
         """Baseline time over this time; None where either is missing or the time is not believed."""
