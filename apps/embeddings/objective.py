@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from core.errors import ConfigError
 
+AT_ONCE = 1 << 24
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -24,6 +26,8 @@ class Batch:
         queries (b, d), positives (b, d), negatives (b, m, d): embeddings; m may be 0.
         query_keys (b,), positive_keys (b,), negative_keys (b, m): equal texts have equal keys.
         scores (b,): graded similarity from 0 to 1, where the rows have one.
+        right (b, b, 1 + m): whether document j of row k answers query i (0 the positive, then the negatives); None
+            where no more is known than that rows of equal queries have equal answers.
     """
 
     queries: torch.Tensor
@@ -33,6 +37,29 @@ class Batch:
     positive_keys: torch.Tensor
     negative_keys: torch.Tensor
     scores: torch.Tensor
+    right: torch.Tensor | None = None
+
+
+def known_right(answers: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """(a, b, 1 + m): whether the text of each key is among a query's answers.
+
+    Args:
+        answers (a, r): keys of what is right for each query; a shorter row repeats one of its own. keys (b, 1 + m).
+    """
+    flat, found = keys.flatten(), []
+    for part in answers.sort(dim=1).values.split(max(1, AT_ONCE // flat.numel())):
+        asked = flat.expand(len(part), -1).contiguous()
+        place = torch.searchsorted(part, asked).clamp(max=part.shape[1] - 1)
+        found.append(part.gather(1, place) == asked)
+    return torch.cat(found).unflatten(1, keys.shape)
+
+
+def _right_of_equal_queries(batch: Batch) -> torch.Tensor:
+    """(b, b, 1 + m): documents that are the positive of a row with the same query, or the query itself."""
+    query, positive = batch.query_keys, batch.positive_keys
+    shared = torch.where(query[:, None] == query[None, :], positive[None, :], positive[:, None])
+    keys = torch.cat([positive[:, None], batch.negative_keys], dim=1)
+    return known_right(torch.cat([shared, query[:, None]], dim=1), keys)
 
 
 def info_nce(
@@ -40,23 +67,21 @@ def info_nce(
 ) -> torch.Tensor:
     """Mean over queries of −log softmax of the positive's similarity / temperature.
 
-    A candidate that is the same text as the query or its positive is left out. With `margin`, so is one whose
-    similarity exceeds margin × the positive's: it is probably right as well.
+    A candidate that is the query's own text, or right for it in another row, is left out. With `margin`, so is one
+    whose similarity exceeds margin × the positive's: it is probably right as well.
     """
     q, p, n = batch.queries, batch.positives, batch.negatives
-    rows = len(q)
+    rows = torch.arange(len(q), device=q.device)
+    known = _right_of_equal_queries(batch) if batch.right is None else batch.right
     if in_batch:
-        documents = torch.cat([p, n.flatten(0, 1)])
-        keys = torch.cat([batch.positive_keys, batch.negative_keys.flatten()])[None, :]
-        similarity = q @ documents.T
-        right = torch.arange(rows, device=q.device)
+        similarity = q @ torch.cat([p, n.flatten(0, 1)]).T
+        same = torch.cat([known[:, :, 0], known[:, :, 1:].flatten(1)], dim=1)
+        right = rows
     else:
-        own = torch.cat([p[:, None], n], dim=1)
-        keys = torch.cat([batch.positive_keys[:, None], batch.negative_keys], dim=1)
-        similarity = torch.einsum("bd,bcd->bc", q, own)
-        right = torch.zeros(rows, dtype=torch.long, device=q.device)
+        similarity = torch.einsum("bd,bcd->bc", q, torch.cat([p[:, None], n], dim=1))
+        same = known[rows, rows]
+        right = torch.zeros_like(rows)
     places = F.one_hot(right, similarity.shape[1]).bool()
-    same = (keys == batch.positive_keys[:, None]) | (keys == batch.query_keys[:, None])
     if margin is not None:
         reached = similarity.detach().gather(1, right[:, None])
         same = same | (similarity.detach() > reached - (1 - margin) * reached.abs())

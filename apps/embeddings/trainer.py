@@ -19,7 +19,7 @@ import torch.distributed as dist
 from transformers import Trainer
 
 from apps.embeddings.encode import Text, by_length, padded
-from apps.embeddings.objective import Batch
+from apps.embeddings.objective import Batch, known_right
 from core.config.schema import BackendConfig, TrainConfig
 from core.data.distinct import BatchOrder
 from core.data.distinct import RowDataset as ContrastDataset
@@ -33,12 +33,17 @@ WORTH_A_PASS = 8192
 
 @dataclass(frozen=True)
 class Contrast:
-    """One row: query, positive and negatives as ids; `keys` of the same texts; rows of one `group` share batches."""
+    """One row: query, positive and negatives as ids; `keys` of the same texts; rows of one `group` share batches.
+
+    Args:
+        right: keys of all texts that are no wrong answer to the query, where they are known: no batch shows them all.
+    """
 
     texts: tuple[Text, ...]
     keys: tuple[int, ...]
     group: str
     score: float = 1.0
+    right: tuple[int, ...] = ()
 
 
 def key_of(text: str) -> int:
@@ -59,7 +64,12 @@ class ChunkCollator:
         chunks = []
         for group in by_length([len(text.ids) for text in texts], self.chunk_tokens, self.least):
             chunks.append({**padded([texts[i] for i in group], self.pad), "index": torch.tensor(group)})
+        known = {}
+        if all(row.right for row in rows):
+            width = max(len(row.right) for row in rows)
+            known["right"] = torch.tensor([row.right + row.right[:1] * (width - len(row.right)) for row in rows])
         return {
+            **known,
             "chunks": chunks,
             "keys": torch.tensor([row.keys[:columns] for row in rows]),
             "scores": torch.tensor([row.score for row in rows]),
@@ -208,7 +218,9 @@ def batch_of(local: torch.Tensor, inputs: dict[str, Any]) -> Batch:
     own = local.unflatten(0, (columns, -1)).transpose(0, 1).contiguous()
     everything = _all(own)
     q, p, n = everything[:, 0], everything[:, 1], everything[:, 2:]
-    return Batch(q, p, n, keys[:, 0], keys[:, 1], keys[:, 2:], scores)
+    # what a process knows of its own queries differs in width; what follows from it for all documents does not
+    right = _all(known_right(inputs["right"], keys[:, 1:])) if "right" in inputs else None
+    return Batch(q, p, n, keys[:, 0], keys[:, 1], keys[:, 2:], scores, right)
 
 
 def _all(own: torch.Tensor) -> torch.Tensor:

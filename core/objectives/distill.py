@@ -35,7 +35,7 @@ class DistillLoss:
         temperature: T of both softmaxes.
         hidden_kind: squarehead ‖s-t‖² / ‖t‖² of each layer; mse; cosine 1 - cos.
         layer_map: student block → teacher block; None pairs blocks of equal number.
-        form: whole makes the logits of all tokens and keeps them; fused makes them in pieces, and again on the way back.
+        form: whole makes the logits of all tokens and keeps them; fused makes them in pieces, on the way back again.
         chunk: tokens whose logits exist at one time, where they are made in pieces.
         smoothing, z_loss: of the cross-entropy, as in `CrossEntropy`.
     """

@@ -193,14 +193,22 @@ def with_negatives(rows: list[Row], options: ContrastiveConfig, ctx: Any, needed
         if options.mine != "none":
             own = _mined(own, options, teacher)
         pool = sorted({text for row in own for text in (row.positive, *row.negatives)})
-        answers: dict[str, set[str]] = defaultdict(set)
-        for row in own:
-            answers[row.query].add(row.positive)
+        answers = answers_of(own)
         for number, row in zip(numbers, own):
             done[number] = replace(row, negatives=_filled(row, pool, answers[row.query], count, needed, chance))
     if teacher is not None:
         teacher.close()
     return done
+
+
+def answers_of(rows: Iterable[Row]) -> dict[str, set[str]]:
+    """Query → what is right for it in any of these rows of one group; texts of one kind answer each other."""
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        answers[row.query].add(row.positive)
+        if row.both:
+            answers[row.positive].add(row.query)
+    return answers
 
 
 def _filled(
@@ -276,10 +284,19 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, *, template: str, mode: str
     said, before = zip(*places) if places else ((), ())
     once = encode_texts(tokenizer, said, before, max_length)
     encoded = [once[places[pair]] for pair in zip(flat, given)]
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.group].append(row)
+    right = {
+        (group, query): tuple(sorted(map(key_of, texts | {query})))
+        for group, own in groups.items()
+        for query, texts in answers_of(own).items()
+    }
     made = []
     for number, row in enumerate(rows):
         part = slice(number * width, (number + 1) * width)
-        made.append(Contrast(tuple(encoded[part]), tuple(map(key_of, flat[part])), row.group, row.score))
+        keys = tuple(map(key_of, flat[part]))
+        made.append(Contrast(tuple(encoded[part]), keys, row.group, row.score, right[row.group, row.query]))
     tokens = sum(len(text.ids) for text in encoded)
     stats = EncodeStats(rows=len(rows), cut_rows=sum(text.cut for text in encoded), tokens=tokens, trained=tokens)
     return ContrastDataset(made), stats

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from apps.embeddings.encode import Text
 from apps.embeddings.example import EmbeddingExample
 from apps.embeddings.methods.contrastive import ContrastiveConfig, Row, encode_rows, rows_of, with_negatives
 from apps.embeddings.mining import chosen_negatives, mine
-from apps.embeddings.objective import Batch, cosent, info_nce, nested
+from apps.embeddings.objective import Batch, cosent, info_nce, known_right, nested
 from apps.embeddings.trainer import BatchOrder, ChunkCollator, Contrast, key_of, step, tokens_that_fit
 from core.errors import ConfigError, DataError
 
@@ -66,6 +68,31 @@ def test_equal_texts_are_no_negatives_of_each_other():
     other = data.queries[1] @ second.T / 0.05
     wanted = (F.cross_entropy(scores[None], torch.tensor([0])) + F.cross_entropy(other[None], torch.tensor([0]))) / 2
     assert float(info_nce(data, temperature=0.05)) == pytest.approx(float(wanted))
+
+
+def by_hand(data: Batch, left_out: dict[int, set[int]]) -> float:
+    """The loss over all documents of a batch (its positives, then its negatives), without those left out by query."""
+    every = torch.cat([data.positives, data.negatives.flatten(0, 1)])
+    total = 0.0
+    for i, query in enumerate(data.queries):
+        kept = [float(query @ every[j]) / 0.05 for j in range(len(every)) if j not in left_out.get(i, set())]
+        total += np.log(np.exp(kept).sum()) - float(query @ every[i]) / 0.05
+    return total / len(data.queries)
+
+
+def test_rows_of_equal_queries_are_no_negatives_of_each_other(monkeypatch):
+    """Rows 0 and 2 ask the same, so the positive of each is right for both, also where row 1 has it as a negative."""
+    keys = torch.tensor([[0, 100, 2, 3], [4, 101, 102, 6], [0, 102, 7, 100]])
+    data = batch(3, 2, keys=keys)
+    # documents: positives 0 1 2, then the negatives 3 4 | 5 6 | 7 8
+    wanted = by_hand(data, {0: {2, 5, 8}, 2: {0, 5, 8}})
+    for at_once in (1, 1 << 24):
+        monkeypatch.setattr("apps.embeddings.objective.AT_ONCE", at_once)
+        assert float(info_nce(data, temperature=0.05)) == pytest.approx(wanted, abs=1e-9)
+    assert abs(wanted - by_hand(data, {})) > 1e-3
+    own = Batch(*(part[2:] for part in (data.queries, data.positives, data.negatives)), *(k[2:] for k in (
+        data.query_keys, data.positive_keys, data.negative_keys, data.scores)))  # fmt: skip
+    assert float(info_nce(own, temperature=0.05, in_batch=False)) == pytest.approx(by_hand(own, {}))
 
 
 def test_candidates_too_near_are_masked():
@@ -129,6 +156,37 @@ def contrasts(count: int = 12, m: int = 2, group: str = "g") -> list[Contrast]:
     return rows
 
 
+def answered(count: int = 12) -> list[Contrast]:
+    """Rows whose queries have one to three right answers, one of which is a negative of the next row."""
+    rows = contrasts(count)
+    return [
+        replace(
+            row,
+            keys=(*row.keys[:3], rows[number - 1].keys[1] + 5),
+            right=(*row.keys[:2], row.keys[1] + 5, *range(10_000, 10_000 + number // 6)),
+        )
+        for number, row in enumerate(rows)
+    ]
+
+
+def test_other_answers_of_a_query_are_left_out_of_a_cached_step():
+    """The last negative of the next row is right for row i: the only one masked, in any number of chunks."""
+    rows, count = answered(), 12
+    module = Tiny().double()
+    inputs = ChunkCollator(0, 10**9)(rows)
+    (chunk,) = inputs["chunks"]
+    with torch.no_grad():
+        flat = torch.empty(count * 4, 12, dtype=torch.double)
+        flat[chunk["index"]] = module(chunk["input_ids"], chunk["attention_mask"], chunk["pool_mask"])
+    own, keys = flat.unflatten(0, (4, -1)).transpose(0, 1), inputs["keys"]
+    data = Batch(own[:, 0], own[:, 1], own[:, 2:], keys[:, 0], keys[:, 1], keys[:, 2:], inputs["scores"])
+    wanted = by_hand(data, {i: {count + 2 * ((i + 1) % count) + 1} for i in range(count)})
+    assert abs(wanted - by_hand(data, {})) > 1e-3
+    for tokens, keep in ((12, 0), (60, 100), (10**9, 10**9)):
+        found = step(module, ChunkCollator(0, tokens)(rows), partial(info_nce, temperature=0.05), keep)
+        assert float(found) == pytest.approx(wanted, abs=1e-6)
+
+
 def one_big_batch(module: Tiny, rows: list[Contrast]) -> tuple[float, torch.Tensor]:
     inputs = ChunkCollator(0, 10**9)(rows)
     (chunk,) = inputs["chunks"]
@@ -136,7 +194,9 @@ def one_big_batch(module: Tiny, rows: list[Contrast]) -> tuple[float, torch.Tens
     flat = torch.empty_like(found).index_copy(0, chunk["index"], found)
     own = flat.unflatten(0, (len(rows[0].texts), -1)).transpose(0, 1)
     keys = inputs["keys"]
-    loss = info_nce(Batch(own[:, 0], own[:, 1], own[:, 2:], keys[:, 0], keys[:, 1], keys[:, 2:], inputs["scores"]))
+    right = known_right(inputs["right"], keys[:, 1:]) if "right" in inputs else None
+    parts = (own[:, 0], own[:, 1], own[:, 2:], keys[:, 0], keys[:, 1], keys[:, 2:], inputs["scores"], right)
+    loss = info_nce(Batch(*parts))
     (gradient,) = torch.autograd.grad(loss, module.table.weight)
     return loss.item(), gradient
 
@@ -183,15 +243,17 @@ def test_what_is_kept_is_half_of_a_processs_own_share(monkeypatch, free, reserve
     assert found == usable * gib // 2 // a_token
 
 
-def test_two_processes_are_one(tmp_path):
-    module, rows = Tiny(), contrasts()
+@pytest.mark.parametrize("make", [contrasts, answered])
+def test_two_processes_are_one(tmp_path, make):
+    """Also where what is right for a query stands with the other process, which knows queries of more answers."""
+    module, rows = Tiny(), make()
     wanted, gradient = one_big_batch(module, rows)
     script = tmp_path / "two.py"
     script.write_text(
         "import torch, torch.distributed as dist\n"
         "dist.init_process_group('gloo')\n"
-        "from tests.apps.embeddings.test_contrastive import Tiny, contrasts, ChunkCollator, step, info_nce\n"
-        "rank, rows, module = dist.get_rank(), contrasts(), Tiny()\n"
+        "from tests.apps.embeddings.test_contrastive import Tiny, contrasts, answered, ChunkCollator, step, info_nce\n"
+        f"rank, rows, module = dist.get_rank(), {make.__name__}(), Tiny()\n"
         "inputs = ChunkCollator(0, 40)(rows[rank * 6 : rank * 6 + 6])\n"
         "loss = step(module, inputs, info_nce, 100)\n"
         f"torch.save((loss, module.table.weight.grad), r'{tmp_path}/' + str(rank))\n"
@@ -266,6 +328,26 @@ def test_every_row_gets_its_negatives_and_never_its_answer(who):
     for row in found:
         assert len(row.negatives) == 4 and row.positive not in row.negatives
     assert not {"answer number 0", "answer number 1"} & set(found[0].negatives)
+
+
+def test_what_is_right_for_a_query_goes_with_each_of_its_rows():
+    from apps.embeddings.encode import with_ending
+    from core.models.tokenizer import train_bpe
+
+    tokenizer = with_ending(train_bpe(["a few words to cut"] * 9, 300))
+    rows = [
+        Row("q", "p1", ("n",), "t", "t"),
+        Row("r", "p3", ("p2",), "t", "t"),
+        Row("q", "p2", ("n",), "t", "t"),
+        Row("q", "p4", ("n",), "u", "u"),
+        Row("a", "b", ("n",), "v", "v", True),
+    ]
+    data, _ = encode_rows(rows, tokenizer, template="lines", mode="offsets", max_length=32)
+    wanted = [{"q", "p1", "p2"}, {"r", "p3"}, {"q", "p1", "p2"}, {"q", "p4"}, {"a", "b"}]
+    assert [set(row.right) for row in data] == [set(map(key_of, texts)) for texts in wanted]
+    pairs = [*rows[-1:], Row("b", "c", ("n",), "v", "v", True)]
+    data, _ = encode_rows(pairs, tokenizer, template="lines", mode="offsets", max_length=32)
+    assert set(data[1].right) == set(map(key_of, "abc")), "texts of one kind answer each other"
 
 
 def test_a_teacher_reads_the_instruction_and_is_closed(monkeypatch):
