@@ -16,12 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from core.config.registry import Registry
 from core.data.json_list import json_list
+from core.data.readers import Readers
 from core.data.rows import BadRows, jsonl, not_utf8
 from core.errors import DataError
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[ChatExample] = Readers("auto")
+load_data = READERS.load
 STAND_INS = {"preferences": "embedded_preferences"}
 ROLES = {
     "system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant",
@@ -280,11 +281,3 @@ def embedded_preferences(
 
     made = questions(split or "train")
     yield from (ChatExample((("user", q),), right, wrong, str(n)) for n, (q, right, wrong) in enumerate(made))
-
-
-def load_data(
-    path: str | Path | None = None, reader: str = "auto", *, split: str | None = None, limit: int | None = None
-) -> list[ChatExample]:
-    """Read conversations into a list: `load_data("mine.json")`."""
-    rows = READERS.get(reader)(path, split=split, on_bad=BadRows("raise"))
-    return list(islice(rows, limit))

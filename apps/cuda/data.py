@@ -7,39 +7,21 @@ of whatever is wrong and hands malformed rows to `on_bad`. Nothing here runs a r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from apps.cuda.example import CudaExample, check_reference, example_from, to_jsonl
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.reading import examples_of, fields, json_lines, read_text, reject, required
 from core.errors import ConfigError, DataError
 
 __all__ = ["READERS", "STAND_INS", "CudaExample", "example_from", "load_data", "published_times", "to_jsonl"]
 
-Reader = Callable[..., Iterator[CudaExample]]
-READERS: Registry[Reader] = Registry("reader")
+READERS: Readers[CudaExample] = Readers()
+load_data = READERS.load
 STAND_INS = {"jsonl": "taskgen", "kernelbench": "taskgen"}
 LEVELS = ("1", "2", "3", "4")
-
-
-def load_data(
-    path: str | Path | None = None,
-    reader: str = "jsonl",
-    *,
-    split: str | None = None,
-    limit: int | None = None,
-    on_bad: Any = None,
-    **arguments: Any,
-) -> list[CudaExample]:
-    """Read examples into a list: `load_data("KernelBench", "kernelbench", split="1")`.
-
-    Raises:
-        ConfigError: unknown reader. DataError: unusable file or row.
-    """
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
 
 
 @READERS.register("jsonl")

@@ -8,8 +8,7 @@ search collections give all documents first, then the queries; judgements of doc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +24,15 @@ from apps.embeddings.reading import (
     table,
     texts_by_id,
 )
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import jsonl as json_lines
 from core.errors import DataError
 
 __all__ = ["READERS", "EmbeddingExample", "example_from", "load_data", "to_jsonl"]
 
-Reader = Callable[..., Iterator[EmbeddingExample]]
-READERS: Registry[Reader] = Registry("reader")
+READERS: Readers[EmbeddingExample] = Readers()
+load_data = READERS.load
 STAND_INS = {"sts": "embedded_pairs", "labels": "embedded_labels"}
-
-
-def load_data(
-    path: str | Path | None = None,
-    reader: str = "jsonl",
-    *,
-    split: str | None = None,
-    limit: int | None = None,
-    on_bad: Any = None,
-    **arguments: Any,
-) -> list[EmbeddingExample]:
-    """Read examples into a list: `load_data("scifact", "beir", split="test")`.
-
-    Raises:
-        ConfigError: unknown reader. DataError: unusable file or row.
-    """
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
 
 
 @READERS.register("jsonl")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
 
@@ -21,7 +21,8 @@ class TextExample:
     lang: str = ""
 
 
-READERS: Registry = Registry("reader")
+READERS: Readers[TextExample] = Readers("text")
+load_data = READERS.load
 
 
 @READERS.register("text")

@@ -7,22 +7,21 @@ Answers are groups of synonyms. A malformed row names file, line and field and g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from core.config.files import read_json
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import BadRows
 from core.data.rows import jsonl as json_lines
 from core.errors import DataError
 
 TYPES = ("yesno", "factoid", "list", "summary")
 YESNO = ("yes", "no")
-Reader = Callable[..., Iterator["QaExample"]]
-READERS: Registry[Reader] = Registry("reader")
+READERS: Readers[QaExample] = Readers()
+load_data = READERS.load
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,6 @@ class QaExample:
     def answer(self) -> str:
         """The reference in words: items by their first name."""
         return "; ".join(group[0] for group in self.answers if group)
-
-
-def load_data(
-    path: str | Path | None = None, reader: str = "jsonl", *, split: str | None = None, limit: int | None = None,
-    on_bad: Any = None, **arguments: Any,
-) -> list[QaExample]:  # fmt: skip
-    """Read questions into a list: `load_data("labeled.jsonl", "pubmedqa", split="test")`."""
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
 
 
 def example_from(row: Any, *, file: Any = None, line: int | None = None) -> QaExample:

@@ -6,40 +6,22 @@ of whatever is wrong and hands malformed rows to `on_bad`. Nothing here runs Ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from apps.rtl.example import RtlExample, completed, example_from, to_jsonl
 from apps.rtl.source import module_names, renamed, top_of
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.reading import examples_of, fields, json_lines, read_text, reject, required
 from core.errors import ConfigError, DataError
 
 __all__ = ["READERS", "STAND_INS", "RtlExample", "example_from", "load_data", "to_jsonl"]
 
-Reader = Callable[..., Iterator[RtlExample]]
-READERS: Registry[Reader] = Registry("reader")
+READERS: Readers[RtlExample] = Readers()
+load_data = READERS.load
 STAND_INS: dict[str, str] = {"chrysalis": "hls_planted", "asserteval": "assertgen"}
 TASKS = {"spec": "dataset_spec-to-rtl", "completion": "dataset_code-complete-iccad2023"}
-
-
-def load_data(
-    path: str | Path | None = None,
-    reader: str = "jsonl",
-    *,
-    split: str | None = None,
-    limit: int | None = None,
-    on_bad: Any = None,
-    **arguments: Any,
-) -> list[RtlExample]:
-    """Read examples into a list: `load_data("verilog-eval", "verilogeval", task="spec")`.
-
-    Raises:
-        ConfigError: unknown reader. DataError: unusable file or row.
-    """
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments), limit))
 
 
 @READERS.register("jsonl")

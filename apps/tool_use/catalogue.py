@@ -12,22 +12,22 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from apps.tool_use.openapi import document_of, from_openapi
 from apps.tool_use.rows import answers_of, told
 from apps.tool_use.spec import ToolSpec, as_spec, from_bfcl, from_toolbench
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.reading import required
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError, nearest
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[ToolQuery] = Readers()
+load_queries = READERS.load
 STAND_INS: dict[str, str] = {}
 BFCL = (
     "simple_python", "multiple", "parallel", "parallel_multiple", "live_simple", "live_multiple", "live_parallel",
@@ -339,15 +339,6 @@ def embedded(path: str | Path | None = None, *, split: str | None = None, on_bad
     tools = Catalogue(task.tool for task in TASKS)
     for number, (question, _, call) in enumerate(tasks(split or "train")):
         yield ToolQuery(question, (call.name,), tools, str(number))
-
-
-def load_queries(
-    path: str | Path | None = None, reader: str = "jsonl", *, split: str | None = None, limit: int | None = None,
-    **arguments: Any,
-) -> list[ToolQuery]:  # fmt: skip
-    """Read questions into a list: `load_queries("metatool", "metatool", split="test", fold=0)`."""
-    rows = READERS.get(reader)(path, split=split, on_bad=BadRows("raise"), **arguments)
-    return list(islice(rows, limit))
 
 
 def _folder(path: str | Path | None) -> Path:

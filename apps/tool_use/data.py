@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from apps.tool_use.openapi import from_openapi
 from apps.tool_use.rows import answers_of, expected_of, told
 from apps.tool_use.schema import problem
 from apps.tool_use.spec import ToolSpec, check_tools, from_bfcl, from_chat, python_type
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[Any] = Readers("traces")
+load_data = READERS.load
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
 
 
@@ -309,11 +309,3 @@ def embedded(path: str | None = None, *, split: str | None = None, on_bad: Any =
 
     for number, (question, tools, call) in enumerate(tasks(split or "train")):
         yield ToolExample(question, tools, (call,), id=str(number))
-
-
-def load_data(
-    path: str | Path | None = None, reader: str = "traces", *, split: str | None = None, limit: int | None = None
-) -> list[ToolExample]:
-    """Read examples into a list: `load_data("bfcl", "bfcl", split="parallel")`."""
-    rows = READERS.get(reader)(path, split=split, on_bad=BadRows("raise"))
-    return list(islice(rows, limit))

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.reading import json_lines, required
 from core.data.rows import BadRows
 from core.data.segments import Segment
 from core.errors import DataError
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[CodedAnswer] = Readers("toolbridge")
+load_answers = READERS.load
 STAND_INS: dict[str, str] = {}
 OPEN, CLOSE, RESULT, ENDED = "<python>", "</python>", "<result>", "</result>"
 _MARK = re.compile("|".join(map(re.escape, (OPEN, CLOSE, RESULT, ENDED))))
@@ -207,10 +207,3 @@ def embedded(path: str | Path | None = None, *, split: str | None = None, on_bad
         value = {"*": int(left) * int(right), "+": int(left) + int(right), "-": int(left) - int(right)}[sign]
         text = f"That is {shown} = {value}. The answer is {value}."
         yield CodedAnswer(asked.format(a=a, b=b), text, str(value), str(number))
-
-
-def load_answers(
-    path: str | Path | None = None, reader: str = "toolbridge", *, split: str | None = None, limit: int | None = None
-) -> list[CodedAnswer]:
-    """Read examples into a list."""
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=BadRows("raise")), limit))

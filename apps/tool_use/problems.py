@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from apps.tool_use.tool_store import MadeTool, ToolStore, Worked
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[Problem] = Readers("worked")
+load_problems = READERS.load
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,3 @@ def embedded(path: str | None = None, *, split: str | None = None, on_bad: Any =
     for number in range({"train": 1000}.get(split or "train", 100)):
         made = _asked(rng)
         yield Problem(made.question, made.answer, clock(), made.code, str(number))
-
-
-def load_problems(
-    path: str | Path | None = None, reader: str = "worked", *, split: str | None = None, limit: int | None = None,
-    **arguments: Any,
-) -> list[Problem]:  # fmt: skip
-    """Read problems into a list: `load_problems("bbh", "bbh", split="word_sorting", store="tools", tool="sort")`."""
-    return list(islice(READERS.get(reader)(path, split=split, on_bad=BadRows("raise"), **arguments), limit))

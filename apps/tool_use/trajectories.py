@@ -9,7 +9,7 @@ nothing. A call of a tool that does not exist stays in the conversation under a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from apps.tool_use.session import FINISH, SENTINEL
 from apps.tool_use.spec import ToolSpec, from_chat
 from apps.tool_use.trace import Node, Trace, node_from
 from core.config.files import read_json
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.data.rows import BadRows, jsonl
 from core.errors import DataError
 
-READERS: Registry[Callable[..., Iterator[Any]]] = Registry("reader")
+READERS: Readers[Turn] = Readers("runs")
 STAND_INS: dict[str, str] = {}
 ANSWERED = "Gave the final answer."
 

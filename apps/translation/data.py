@@ -8,8 +8,7 @@ way, and scores on it compare with nothing. Nothing here knows of tokenizers or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,16 @@ from apps.translation.example import TranslationExample, example_from, pair_from
 from apps.translation.languages import direction, language
 from apps.translation.preferences import embedded_triplets, triplets
 from apps.translation.reading import count_lines, detokenised, existing, json_rows, lines, reject, required
-from core.config.registry import Registry
+from core.data.readers import Readers
 from core.errors import DataError
 
 __all__ = ["READERS", "STAND_INS", "TranslationExample", "example_from", "load_data", "to_jsonl"]
 
-Reader = Callable[..., Iterator[TranslationExample]]
-READERS: Registry[Reader] = Registry("reader")
+READERS: Readers[TranslationExample] = Readers()
+load_data = READERS.load
 READERS.register("triplets")(triplets)
 READERS.register("embedded_triplets")(embedded_triplets)
 STAND_INS = {"mono": "embedded_mono", "triplets": "embedded_triplets"}
-
-
-def load_data(
-    path: str | Path | None = None,
-    reader: str = "jsonl",
-    *,
-    split: str | None = None,
-    limit: int | None = None,
-    on_bad: Any = None,
-    **arguments: Any,
-) -> list[TranslationExample]:
-    """Read examples into a list: `load_data("data/train", "moses", src="de", tgt="en")`.
-
-    Raises:
-        ConfigError: unknown reader. DataError: unusable file or row.
-    """
-    rows = READERS.get(reader)(path, split=split, on_bad=on_bad, **arguments)
-    return list(islice(rows, limit))
 
 
 @READERS.register("moses")

@@ -7,7 +7,6 @@ bounds, the app, each stage's method and the options it declares, and the argume
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import re
 from collections.abc import Iterable
@@ -304,19 +303,13 @@ def check_source(app: App, source: SourceConfig, places: Places, path: tuple) ->
         names = app.readers.names()
         hint = " ".join(filter(None, [nearest(source.reader, names), f"readers of {app.name}: {', '.join(names)}"]))
         raise ConfigError(f"unknown reader '{source.reader}'", where=places.of((*path, "reader")), hint=hint)
-    accepted = reader_arguments(app, source.reader)
+    accepted = app.readers.arguments(source.reader)
     for name in source.with_:
         if name not in accepted:
             hint = " ".join(filter(None, [nearest(name, accepted), f"it takes: {', '.join(accepted) or 'none'}"]))
             raise ConfigError(
                 f"reader '{source.reader}' has no argument '{name}'", where=places.of((*path, "with", name)), hint=hint
             )
-
-
-def reader_arguments(app: App, reader: str) -> list[str]:
-    """The reader's own keyword arguments: what `with:` may hold."""
-    parameters = inspect.signature(app.readers.get(reader)).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("split", "on_bad")]
 
 
 def missing_variables(text: str | None) -> list[str]:
@@ -380,7 +373,7 @@ def _smoke_source(app: App, source: dict[str, Any]) -> dict[str, Any]:
     if path is None or (not missing_variables(path) and _present(path)):
         return source
     stand_in = app.stand_in(source.get("reader", "jsonl"))
-    accepted = reader_arguments(app, stand_in)
+    accepted = app.readers.arguments(stand_in)
     arguments = {name: value for name, value in (source.get("with") or {}).items() if name in accepted}
     return {"reader": stand_in, "limit": source["limit"], "weight": source.get("weight", 1.0), "with": arguments}
 

@@ -304,7 +304,8 @@ class App:
         return _resolve(self.model) if self.model else None
 
     @cached_property
-    def readers(self) -> Registry:
+    def readers(self) -> Any:
+        """The `core.data.readers.Readers` of the data module."""
         return importlib.import_module(self.data).READERS
 
     @cached_property
