@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 
 def key(default: Any, doc: str, **checks: Any) -> Any:
-    """A field with its meaning. `checks`: `least`, `most` (inclusive bounds), `above` (exclusive bound)."""
-    metadata = {"doc": doc, **checks}
+    """A field with its meaning.
+
+    `checks`: `least`, `most` (inclusive bounds), `above` (exclusive bound), `one_of` (the names that it may hold).
+    """
+    named = f"{doc}: {', '.join(checks['one_of'])}" if "one_of" in checks else doc
+    metadata = {"doc": named, **checks}
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     if isinstance(default, type):

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union
 
@@ -54,6 +55,7 @@ def build(cls: type[T], value: Any, places: Places | None = None, path: Path = (
         spec = fields[name]
         arguments[spec.name] = convert(hints[spec.name], item, places, (*path, name))
         _check_bounds(arguments[spec.name], spec.metadata, places, (*path, name))
+        _check_known(arguments[spec.name], spec.metadata, places, (*path, name))
     missing = [
         n
         for n, f in fields.items()
@@ -74,12 +76,7 @@ def convert(hint: Any, value: Any, places: Places, path: Path) -> Any:
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
-        hint_text = nearest(str(value), map(str, arguments))
-        raise ConfigError(
-            f"expected one of {', '.join(map(str, arguments))}; got {_show(value)}",
-            where=places.of(path),
-            hint=hint_text or None,
-        )
+        raise _no_choice(value, arguments, places, path)
     if origin is list or hint is list:
         if not isinstance(value, list):
             raise ConfigError(
@@ -154,6 +151,20 @@ def _check_bounds(value: Any, metadata: Any, places: Places, path: Path) -> None
         if name in metadata and broken(metadata[name]):
             words = {"least": "at least", "most": "at most", "above": "above"}[name]
             raise ConfigError(f"expected a number {words} {metadata[name]}, got {value}", where=places.of(path))
+
+
+def _check_known(value: Any, metadata: Any, places: Places, path: Path) -> None:
+    if "one_of" in metadata and value is not None and value not in metadata["one_of"]:
+        raise _no_choice(value, metadata["one_of"], places, path)
+
+
+def _no_choice(value: Any, choices: Iterable[Any], places: Places, path: Path) -> ConfigError:
+    names = [str(choice) for choice in choices]
+    return ConfigError(
+        f"expected one of {', '.join(names)}; got {_show(value)}",
+        where=places.of(path),
+        hint=nearest(str(value), names) or None,
+    )
 
 
 def _name(hint: Any) -> str:

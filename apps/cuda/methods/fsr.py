@@ -36,7 +36,7 @@ BROKEN, RIGHT = 0.1, 0.6
 class FsrConfig(RankedOptions):
     """Options of `cuda.fsr`; `verify:` says how answers are checked, and `verify.with` is given to the harness."""
 
-    template: str = key("plain", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("plain", "prompt template", one_of=prompts.TEMPLATES)
 
 
 @method("cuda.fsr", config=FsrConfig, limits=RANKED)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SftConfig:
     """Options of `cuda.sft`."""
 
-    template: str = key("plain", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("plain", "prompt template", one_of=prompts.TEMPLATES)
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ContrastiveConfig:
     """Options of `embeddings.stage1` and `embeddings.stage2`."""
 
-    template: str = key("lines", "how an instruction becomes a prompt: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("lines", "how an instruction becomes a prompt", one_of=prompts.TEMPLATES)
     temperature: float = key(0.02, "of the softmax over candidates", above=0)
     negatives: int = key(7, "negatives of each query", least=0)
     mine: str = key("none", "who finds negatives that rows lack: none (by chance), bm25, or a model's path")
@@ -47,7 +47,7 @@ class ContrastiveConfig:
 class GradedConfig:
     """Options of `embeddings.graded`."""
 
-    template: str = key("lines", "how an instruction becomes a prompt: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("lines", "how an instruction becomes a prompt", one_of=prompts.TEMPLATES)
     temperature: float = key(0.05, "scale of similarity differences", above=0)
     apart: float = key(0.0, "training examples this like a held-out one are left out; 0 keeps all", least=0, most=1)
     matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SftConfig:
     """Options of `qa.sft`."""
 
-    template: str = key("rag", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("rag", "prompt template", one_of=prompts.TEMPLATES)
     context_chars: int = key(1500, "characters of passages of a question", least=1)
     answers: Literal["text", "json"] = key("text", "how the names of factoids and lists are written: text, json")
 

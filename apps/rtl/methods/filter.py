@@ -32,7 +32,7 @@ class FilterConfig:
 
     acts_on: ClassVar[tuple[str, ...]] = ("verify",)
 
-    template: str = key("spec", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("spec", "prompt template", one_of=prompts.TEMPLATES)
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     unconfirmed: Literal["keep", "drop"] = key("drop", "rows that compile and have neither testbench nor others")
     quorum: int = key(2, "equal implementations of one specification that confirm each other", least=2)

@@ -36,7 +36,7 @@ BROKEN = 0.01
 class ItertlConfig(RankedOptions):
     """Options of `rtl.itertl`; the recipe's `verify:` block says how answers are checked."""
 
-    template: str = key("spec", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("spec", "prompt template", one_of=prompts.TEMPLATES)
     score: Literal["functional", "likeness"] = key("functional", "what ranks answers that compile")
 
 

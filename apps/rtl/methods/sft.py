@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SftConfig:
     """Options of `rtl.sft`."""
 
-    template: str = key("spec", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("spec", "prompt template", one_of=prompts.TEMPLATES)
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
 
 

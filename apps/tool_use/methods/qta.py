@@ -40,7 +40,7 @@ CUTOFF = 10
 class QtaConfig:
     """Options of `tool_use.qta`."""
 
-    template: str = key("plain", "prompt template: " + ", ".join(TEMPLATES))
+    template: str = key("plain", "prompt template", one_of=TEMPLATES)
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     retriever: str = key("bm25", "the frozen retriever: bm25, or the path of a trained one")
     rewriter: str | None = key(None, "path of the model that rewords the training questions; null: the recipe's model")

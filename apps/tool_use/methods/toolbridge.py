@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ToolBridgeConfig:
     """Options of `tool_use.toolbridge`."""
 
-    template: str = key("plain", "prompt template: " + ", ".join(TEMPLATES))
+    template: str = key("plain", "prompt template", one_of=TEMPLATES)
     mode: Literal["pieces"] = key("pieces", "segments are tokenised one by one, as results are appended in serving")
     insert: Literal["equations", "none"] = key("equations", "who writes code into answers without any")
     rows: int = key(0, "rows of one category at most; 0 for all", least=0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ToolLlmConfig:
     """Options of `tool_use.toolllm`."""
 
-    template: str = key("plain", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("plain", "prompt template", one_of=prompts.TEMPLATES)
     form: Literal["json", "hermes", "python"] = key("json", "how calls are written")
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
 

@@ -39,7 +39,7 @@ class MonoConfig:
 class ParallelConfig:
     """Options of `translation.parallel`."""
 
-    template: str = key("alma", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("alma", "prompt template", one_of=prompts.TEMPLATES)
     directions: Literal["both", "forward"] = key("both", "train each pair in both directions or as it is read")
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class CpoConfig:
     """Options of `translation.cpo`; the paper's values are the defaults."""
 
-    template: str = key("alma", "prompt template: " + ", ".join(prompts.TEMPLATES))
+    template: str = key("alma", "prompt template", one_of=prompts.TEMPLATES)
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
     beta: float = key(0.1, "temperature of the comparison", above=0)
     nll: float = key(1.0, "weight of the likelihood of the better translation", least=0)
