@@ -25,6 +25,8 @@ from apps.cuda.verdict import Timing, Trial
 from core.errors import BackendUnavailable, SandboxError
 from core.execution import Policy, Sandbox, Worker
 
+MOST_BESIDE = 4
+
 
 @dataclass(frozen=True)
 class Full:
@@ -54,6 +56,8 @@ class Device:
         self.level, self.seconds = level, seconds
         self._worker: Worker | None = None
         self._lock = threading.RLock()
+        self._beside, self._left = 0, threading.Condition()
+        self._room = threading.BoundedSemaphore(MOST_BESIDE)
         self._limits: dict[str, Any] | None = None
         self._prepared: tuple[Any, Full | str] = (None, "")
         self.facts: dict[str, Any] = self._call("facts")
@@ -100,9 +104,24 @@ class Device:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the device, so that nobody prepares another reference in between."""
+        """Hold the device alone: nobody prepares another reference in between, and nothing runs beside it."""
         with self._lock:
+            with self._left:
+                self._left.wait_for(lambda: self._beside == 0)
             yield
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """A program of its own on the device, a few at a time, while nobody has a turn."""
+        with self._room:
+            with self._lock, self._left:
+                self._beside += 1
+            try:
+                yield
+            finally:
+                with self._left:
+                    self._beside -= 1
+                    self._left.notify_all()
 
     def close(self) -> None:
         """End the process."""
@@ -135,9 +154,13 @@ class Device:
     def prepare(self, example: CudaExample, seed: int, limit: int) -> Full | str:
         """The reference at full size, or why it fails; what was prepared last is still there."""
         key = (example.key, seed, limit)
-        if self._prepared[0] != key:
-            self._prepared = (key, self._prepare(example, seed, limit))
-        return self._prepared[1]
+        with self._lock:
+            if self._prepared[0] != key:
+                made = self._prepare(example, seed, limit)
+                if self._worker is None:  # it ended over this one, and may not over the next try
+                    return made
+                self._prepared = (key, made)
+            return self._prepared[1]
 
     def _prepare(self, example: CudaExample, seed: int, limit: int) -> Full | str:
         try:
@@ -165,6 +188,7 @@ class Device:
         buffers, launches = layout(resolved, full.signature)
         code = base64.b64encode(cubin).decode()
         try:
+            limits = self.limits
             reply = self._call("measure", code, buffers, launches, tolerances, asdict(options))
         except TimeoutError:
             return MeasuredKernel("timeout", f"not done within {self.seconds:g} s at full size")
@@ -184,13 +208,17 @@ class Device:
             when = "after it was timed" if "samples" in reply else "at full size"
             detail = f"{when}: element {worst['index']} is {worst['got']:.6g}, expected {worst['expected']:.6g}"
             return MeasuredKernel("mismatch", detail, trials=trials)
-        return self._timed(reply, full, trials, options)
+        return self._timed(reply, full, trials, options, limits)
 
-    def _timed(self, reply: Mapping[str, Any], full: Full, trials: tuple[Trial, ...], options: TimingOptions):
+    @staticmethod
+    def _timed(
+        reply: Mapping[str, Any], full: Full, trials: tuple[Trial, ...], options: TimingOptions,
+        limits: Mapping[str, Any],
+    ) -> MeasuredKernel:  # fmt: skip
         inputs = sum(s.bytes for s in full.signature.inputs.values())
         outputs = sum(s.bytes for s in full.signature.outputs.values())
         kind = next(iter(full.signature.outputs.values())).dtype
-        bound = lower_bound(inputs, outputs, full.flops, self.limits, kind)
+        bound = lower_bound(inputs, outputs, full.flops, limits, kind)
         timing = summary(reply["samples"]["candidate"], warm=[reply["warm"]], bound=bound, resamples=options.resamples)
         status, detail = believable(timing, bound, reply["event_ms"], reply["wall_ms"])
         baselines = {

@@ -239,7 +239,7 @@ class CudaHarness:
         if made.cubin is None:
             why = f"no line tables: {made.diagnostics[0]}"
             return replace(base, looks=base.looks | {"compute-sanitizer": why})
-        with self._device.turn():
+        with self._device.beside():
             found = sanitizer.run(made.cubin, jobs, racy="__shared__" in code)
         base = replace(base, log=f"{base.log}\n{found.said}".strip())
         if found.status == "fault":

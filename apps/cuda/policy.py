@@ -7,6 +7,7 @@ the line and what to write instead.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -66,7 +67,7 @@ def violations(code: str) -> list[Diagnostic]:
     if (half := half_character(code)) is not None:
         return [Diagnostic(code[: code.index(half)].count("\n") + 1, f"{half!r} is half a character")]
     stream = tokens(code)
-    found = [*_characters(stream), *_directives(stream), *_names(stream), *_scope(stream)]
+    found = [*_characters(stream), *_directives(stream), *_names(stream), *_clocks(stream), *_scope(stream)]
     return sorted(set(found), key=lambda d: d.line)
 
 
@@ -156,6 +157,17 @@ def _names(stream: list[Token]) -> Iterator[Diagnostic]:
             yield Diagnostic(token.line, "a static variable outlives a launch; use a scratch buffer of the plan")
         elif text == "extern" and following not in ('"C"', "__shared__"):
             yield Diagnostic(token.line, 'extern is for shared memory and "C" only')
+
+
+def _clocks(stream: list[Token]) -> Iterator[Diagnostic]:
+    """Clocks that inline PTX names; texts side by side are one."""
+    for index, token in enumerate(stream):
+        if token.kind != "text" or index and stream[index - 1].kind == "text":
+            continue
+        side_by_side = itertools.takewhile(lambda t: t.kind == "text", stream[index:])
+        words = "".join(re.sub(r'^[^"]*"|"$', "", t.text) for t in side_by_side)
+        if found := re.search(r"%(clock|globaltimer)\w*", words):
+            yield Diagnostic(token.line, f"'{found[0]}' is not allowed: {_REFUSED['clock']}")
 
 
 _INNOCENT = ("using", "typedef", "template", "struct", "class", "enum", "union", "namespace", "static_assert")

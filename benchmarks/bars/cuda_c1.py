@@ -2,7 +2,8 @@
 
 The cheats are answers of both forms: device code with a plan, and KernelBench modules, among them the three kinds that
 KernelBench tests its own harness with. Without a GPU a module that the policy lets through cannot be run, which is
-never a pass; with one it is. The quick form takes every cheat and fewer honest kernels.
+never a pass; with one it is. A remark is one about the kernel: that a problem was made smaller is none. The quick form
+takes every cheat and fewer honest kernels.
 """
 
 from __future__ import annotations
@@ -17,34 +18,42 @@ def measure(setting: Setting) -> Measured:
     from apps.cuda.harness import CudaHarness, Limits
     from apps.cuda.modules import ModuleHarness
     from apps.cuda.timing import TimingOptions
+    from apps.cuda.verdict import CudaVerdict
     from core.execution.tools import has
 
     if not has("g++"):
         raise Unavailable("g++ is not installed (Debian package: g++)")
     level, lacking = kernels.isolation()
     timing = TimingOptions(seconds=0.1)
-    harness = CudaHarness(archs=(), level=level, limits=Limits(function_s=6, gpu_s=60), timing=timing,
+    harness = CudaHarness(archs=(), level=level, limits=Limits(function_s=6, gpu_s=30), timing=timing,
                           size_limit=1 << 20)  # fmt: skip
     problems = {"relu": kernels.relu(), "sum": kernels.total()}
-    accepted, statuses = [], {}
+    accepted, remarked, refused, statuses, unseen = [], {}, [], {}, {}
+
+    def tell(name: str, verdict: CudaVerdict) -> None:
+        statuses[name] = verdict.status
+        remarks = [flag for flag in verdict.flags if flag != "smaller_than_published"]
+        if verdict.passed and remarks:
+            remarked[name] = remarks
+        elif verdict.passed:
+            accepted.append(name)
+
     tried = harness.verify_many((problems[problem], answer) for problem, answer in kernels.CHEATS.values())
     for name, verdict in zip(kernels.CHEATS, tried):
-        statuses[name] = verdict.status
-        if verdict.passed and not verdict.flags:
-            accepted.append(name)
-    refused, sound = [], list(kernels.honest(1 if setting.quick else 3))
+        tell(name, verdict)
+    sound = list(kernels.honest(1 if setting.quick else 3))
     for (name, _, _), verdict in zip(sound, harness.verify_many((e, a) for _, e, a in sound)):
         if not verdict.passed:
             refused.append(f"{name}: {verdict.meaning}")
-    engine = harness.engine
+        if verdict.blind:
+            unseen[name] = verdict.blind
+    engine, tools = harness.engine, harness.versions()
     harness.close()
-    modules = ModuleHarness(level=level, seconds=240, trials=3, timing=timing)
+    modules = ModuleHarness(level=level, seconds=120, trials=3, timing=timing)
     unrun = []
     for name, code in kernels.CHEATING_MODULES.items():
         verdict = modules.verify(problems["relu"], code)
-        statuses[f"module: {name}"] = verdict.status
-        if verdict.passed and not verdict.flags:
-            accepted.append(f"module: {name}")
+        tell(f"module: {name}", verdict)
         if verdict.status == "unsupported_on_cpu":
             unrun.append(name)
     for name, code in kernels.HONEST_MODULES.items():
@@ -53,14 +62,15 @@ def measure(setting: Setting) -> Measured:
         verdict = modules.verify(problems["relu"], code) if "load_inline" not in code else None
         if found or (verdict is not None and verdict.status not in ("passes", "unsupported_on_cpu")):
             refused.append(f"module: {name}: {verdict.meaning if verdict else found[0]}")
-    loose = sum(s in ("mismatch", "fault", "unsupported_on_cpu", "timeout") for s in statuses.values())
+    stopped = sum(status in ("empty", "policy", "plan") for status in statuses.values())
     return Measured(
         len(accepted),
         not accepted and not refused,
-        baseline=f"the policy alone stops {len(statuses) - loose} of {len(statuses)}",
+        baseline=f"the policy alone stops {stopped} of {len(statuses)}",
         details={
-            "cheats": len(statuses), "accepted": accepted, "honest": len(sound) + len(kernels.HONEST_MODULES),
-            "honest refused": refused, "statuses": statuses, "engine": engine,
+            "cheats": len(statuses), "accepted": accepted, "passed with a remark": remarked,
+            "honest": len(sound) + len(kernels.HONEST_MODULES), "honest refused": refused,
+            "honest not looked at": unseen, "statuses": statuses, "engine": engine, "tools": tools,
             "modules that only a GPU can run": unrun, "isolation": level, "stricter levels lack": lacking,
         },
     )  # fmt: skip

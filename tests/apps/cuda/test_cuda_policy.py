@@ -37,6 +37,12 @@ def test_the_line_and_the_way_out_are_named():
     assert found.line == 7 and "scratch buffer" in found.message
     (clock,) = policy.violations(extract(CHEATS["reads the clock"][1])[0])
     assert clock.line == 6 and "clock64" in clock.message
+    (written,) = policy.violations(extract(CHEATS["reads the clock by assembly"][1])[0])
+    assert "'%clock'" in written.message
+    split = 'asm("mov.u64 %0, %%global"\n    "timer;" : "=l"(t));'
+    (hidden,) = policy.violations(f"__global__ void k(float* x) {{ long long t; {split} x[0] = t; }}")
+    assert hidden.line == 1 and "'%globaltimer'" in hidden.message
+    assert policy.violations('__global__ void k(float* x) { asm volatile("// %laneid"); x[0] = 1; }') == []
 
 
 @pytest.mark.parametrize(

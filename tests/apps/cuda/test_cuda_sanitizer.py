@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from apps.cuda.plan import Signature, Spec, parse_plan, resolve
 from apps.cuda.sanitizer import Sanitized, Sanitizer, report
 from apps.cuda.source import extract, kernels
 from benchmarks.kernels import relu
+from core.execution import Answer, ExecPool
 from tests.apps.cuda.test_cuda_harness import RIGHT, needs_emulation, needs_nvcc
 
 CLEAN = {"memcheck": "========= ERROR SUMMARY: 0 errors\n",
@@ -275,9 +278,7 @@ class EmulatedDevice:
         code, _ = extract(RIGHT)
         return self.harness.emulator.run(code, kernels(code), jobs)
 
-    def turn(self):
-        import contextlib
-
+    def beside(self):
         return contextlib.nullcontext()
 
     def close(self):
@@ -338,3 +339,54 @@ def test_a_gpu_compiles_what_it_runs_and_an_emulator_that_cannot_look_is_told(st
     ((cubin, jobs),) = seen
     assert cubin == b"\x7fELF" and [j.signature.inputs["x"].shape for j in jobs] == [(64, 100), (63, 99)]
     harness.close()
+
+
+def test_programs_beside_the_device_are_few_and_never_while_somebody_has_a_turn(monkeypatch):
+    from apps.cuda import device
+
+    class Idle:
+        def call(self, function, *arguments):
+            return Answer("ok", {"name": "none"})
+
+    monkeypatch.setattr(device, "gpu_worker", lambda level, seconds: Idle())
+    made = device.Device("weak", 1.0)
+    running, most, together = [], [], []
+
+    def look(number):
+        with made.beside():
+            running.append(number)
+            most.append(len(running))
+            time.sleep(0.02)
+            running.remove(number)
+
+    def alone(number):
+        with made.turn():
+            together.extend(running)
+            time.sleep(0.005)
+            together.extend(running)
+
+    with ExecPool(12) as pool:
+        list(pool.imap(lambda n: (alone if n % 3 == 0 else look)(n), range(36)))
+    assert max(most) in (2, 3, device.MOST_BESIDE) and together == []
+
+
+def test_a_reference_over_which_the_process_ended_is_prepared_again(monkeypatch):
+    from apps.cuda import device
+
+    answers = [
+        Answer("ok", {"name": "none"}),
+        Answer("crashed", None, "gone"),
+        Answer("ok", {"error": "no", "where": "x"}),
+    ]
+
+    class Failing:
+        def call(self, function, *arguments):
+            return answers.pop(0)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(device, "gpu_worker", lambda level, seconds: Failing())
+    made = device.Device("weak", 1.0)
+    assert made.prepare(relu(), 1, 10) == "crashed: gone"
+    assert made.prepare(relu(), 1, 10) == "x of the reference: no" == made.prepare(relu(), 1, 10)
