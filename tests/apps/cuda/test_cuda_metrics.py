@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from apps.cuda.compare import compare, largest_ulp
+from apps.cuda.device import Device, Full
 from apps.cuda.metrics import fast_p, geometric_mean_speedup
 from apps.cuda.model import occupancy
+from apps.cuda.plan import Signature, Spec
 from apps.cuda.timing import TimingOptions, believable, faster, lower_bound, summary
 from apps.cuda.verdict import Timing
 from benchmarks.bar import Setting
@@ -93,3 +95,16 @@ def test_occupancy_of_a_hopper_sm():
 def test_bad_timing_options(wrong):
     with pytest.raises(ConfigError):
         TimingOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("index", "eager", "status", "bound"),
+    [("float32", 4.0, "impossible_time", 4.0), ("float32", 3.5, "passes", 0.0), ("int64", 4.0, "passes", 0.008)],
+)
+def test_inputs_that_need_not_be_read_whole_bound_nothing(index, eager, status, bound):
+    facts = {"copy_bytes_s": 1e6, "l2_bytes": 4096, "matmul_flops": {"float32": 1e9}}
+    inputs = {"table": Spec("float32", (999,)), "index": Spec(index, (1,))}
+    full = Full(Signature(inputs, {"out": Spec("float32", (8,))}, {}), {})
+    reply = {"samples": {"candidate": [1.0] * 9, "eager": [eager] * 9}, "warm": 1.0, "event_ms": 9.0, "wall_ms": 9.0}
+    found = Device._timed(reply, full, (), TimingOptions(resamples=9), facts)
+    assert (found.status, round(found.timing.bound, 6)) == (status, bound)
