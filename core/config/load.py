@@ -20,7 +20,7 @@ from core.config.limits import check_limits, settle
 from core.config.parts import check_base, check_parts, check_trackers, check_weighed
 from core.config.registry import METHODS, App, app_of, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
-from core.config.typed import Places, build
+from core.config.typed import Places, UnknownKey, build
 from core.errors import ConfigError, UnsupportedError, nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -306,10 +306,8 @@ def check_source(app: App, source: SourceConfig, places: Places, path: tuple) ->
     accepted = app.readers.arguments(source.reader)
     for name in source.with_:
         if name not in accepted:
-            hint = " ".join(filter(None, [nearest(name, accepted), f"it takes: {', '.join(accepted) or 'none'}"]))
-            raise ConfigError(
-                f"reader '{source.reader}' has no argument '{name}'", where=places.of((*path, "with", name)), hint=hint
-            )
+            what = f"reader '{source.reader}' has no argument '{name}'"
+            raise UnknownKey(what, places, (*path, "with", name), accepted, listed="it takes")
 
 
 def missing_variables(text: str | None) -> list[str]:

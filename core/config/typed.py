@@ -37,6 +37,22 @@ class Places:
         return " ".join(filter(None, [self.file, f"({dotted})" if dotted else ""]))
 
 
+class UnknownKey(ConfigError):
+    """A key that its block does not have.
+
+    Args:
+        path: of the key, as its block sees it. known: the keys that the block has. listed: what they are called.
+    """
+
+    def __init__(
+        self, what: str, places: Places, path: Path, known: Iterable[str], *, listed: str = "valid keys"
+    ) -> None:
+        self.path, self.known = path, list(known)
+        hint = f"{listed}: {', '.join(self.known) or 'none'}"
+        near = nearest(str(path[-1]), self.known)
+        super().__init__(what, where=places.of(path), hint=f"{near} {hint}" if near else hint)
+
+
 def build(cls: type[T], value: Any, places: Places | None = None, path: Path = ()) -> T:
     """An instance of dataclass `cls` from a dictionary. Raises `ConfigError` at the first bad key."""
     places = places or Places()
@@ -49,9 +65,7 @@ def build(cls: type[T], value: Any, places: Places | None = None, path: Path = (
     arguments = {}
     for name, item in value.items():
         if name not in fields:
-            known = ", ".join(fields) or "none"
-            hint = " ".join(filter(None, [nearest(str(name), fields), f"valid keys: {known}"]))
-            raise ConfigError(f"unknown key '{name}'", where=places.of((*path, name)), hint=hint)
+            raise UnknownKey(f"unknown key '{name}'", places, (*path, name), fields)
         spec = fields[name]
         arguments[spec.name] = convert(hints[spec.name], item, places, (*path, name))
         _check_bounds(arguments[spec.name], spec.metadata, places, (*path, name))

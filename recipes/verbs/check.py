@@ -13,7 +13,8 @@ import time
 from recipes.catalogue import find
 
 EXAMPLES = """  graft check recipes/translation/quickstart.yaml
-  graft check mine.yaml train.lr=1e-3 --show"""
+  graft check mine.yaml train.lr=1e-3 --show
+  graft check mine.yaml --fix              # mend misspelt keys"""
 
 ROWS = 100
 
@@ -23,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="key.path=value")
     parser.add_argument("--show", action="store_true", help="print the resolved recipe with every default")
     parser.add_argument("--smoke", action="store_true", help="check the small form")
+    parser.add_argument("--fix", action="store_true", help="write misspelt keys right, and show what changed")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,7 +33,12 @@ def run(options: argparse.Namespace) -> int:
     from core.training.evaluate import check_sampling, check_select
 
     start = time.perf_counter()
-    recipe = load_recipe(find(options.recipe), options.overrides)
+    path = find(options.recipe)
+    if options.fix:
+        from core.config.fix import mend
+
+        print(mend(path, options.overrides) or f"{path}: no misspelt keys")
+    recipe = load_recipe(path, options.overrides)
     if options.smoke:
         recipe = smoke(recipe)
     if options.show:
