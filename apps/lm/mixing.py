@@ -61,7 +61,7 @@ def count_tokens(documents: Sequence[TextExample], tokenizer: Any, batch: int = 
     sizes: list[int] = []
     for start in range(0, len(documents), batch):
         texts = [document.text for document in documents[start : start + batch]]
-        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         sizes += [len(row) + 1 for row in ids]
     return sizes
 

@@ -39,7 +39,7 @@ class LmPipeline(BasePipeline):
         example = self.to_example(text)
         if not example.text:
             raise AppInputError("there is no text to look at", hint="give at least one character")
-        found = self.tokenizer(example.text, add_special_tokens=False, return_offsets_mapping=True)
+        found = self.tokenizer(example.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, spans = found["input_ids"][:limit], found["offset_mapping"][:limit]
         before = [self.tokenizer.eos_token_id, *ids]
         size = getattr(self.engine, "context", None) or 1024
@@ -76,7 +76,7 @@ class LmPipeline(BasePipeline):
 
     def _windows(self, text: str) -> Iterator[tuple[list[int], list[int]]]:
         """(context, targets) ids that together have every token of the text among the targets once."""
-        ids = [self.tokenizer.eos_token_id, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        ids = [self.tokenizer.eos_token_id, *self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
         size = getattr(self.engine, "context", None) or 1024
         done = 1
         while done < len(ids):

@@ -189,7 +189,7 @@ def _cut_at(segments: Sequence[Segment], tokenizer: Any, mode: Mode, begin: int,
     texts = [s.text for s in prompt] if mode == "pieces" else ["".join(s.text for s in prompt)]
     spans, position = [], 0
     for text in texts:
-        places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
         spans += [(a + position, b + position) for a, b in places]
         position += len(text)
     # the prompt's tokens stand right before the first target; a beginning in its own text is among them
@@ -266,7 +266,7 @@ def _tokenised(texts: list[str], tokenizer: Any) -> list[list[int]]:
     """Ids without added tokens."""
     if not texts:
         return []
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
 
 def _prefix(tokenizer: Any) -> list[int]:

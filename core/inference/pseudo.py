@@ -72,7 +72,7 @@ def _rows(tokenizer: Any, texts: Sequence[str], size: int) -> Iterator[tuple[int
     last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     before, after = [[i] if i is not None else [] for i in (first, last)]
     for number, text in enumerate(texts):
-        plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+        plain = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         for start in range(0, len(plain), size):
             piece = plain[start : start + size]
             for place in range(len(piece)):

@@ -230,7 +230,7 @@ def token_batches(
     """
     ids: list[int] = []
     for text in texts:
-        ids += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids += [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
         if len(ids) >= count * length:
             break
     rows = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)][:count]

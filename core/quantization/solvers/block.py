@@ -69,7 +69,7 @@ def reconstruct(step: Any, learning: Learning) -> None:
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total += float(loss)
+                total += float(loss.detach())
             losses.append(total / len(run.edited))
     block.fold()
     step.notes.setdefault(next(iter(step.here)), {})["block loss"] = [round(value, 6) for value in losses]

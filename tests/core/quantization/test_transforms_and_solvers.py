@@ -7,6 +7,8 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -20,7 +22,7 @@ from transformers import (
 )
 
 from core.errors import CheckpointError, ConfigError, DataError, UnsupportedError
-from core.models.topology import ModelTopology
+from core.models.topology import FAMILIES, ModelTopology
 from core.quantization import graft_cache, parse, quantize_model, transforms
 from core.quantization.graph import readers_of
 from core.quantization.grids import encode, tables
@@ -43,9 +45,16 @@ MODELS = {
 }
 
 
+OTHERS = {
+    "gemma": lambda: GemmaForCausalLM(
+        GemmaConfig(**SIZE, intermediate_size=128, num_key_value_heads=2, head_dim=16, pad_token_id=0)
+    ),
+}
+
+
 def build(family="llama", seed=0):
     torch.manual_seed(seed)
-    model = MODELS[family]().eval()
+    model = {**MODELS, **OTHERS}[family]().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:
@@ -88,6 +97,25 @@ def test_folded_scales_leave_the_function(family):
             assert torch.allclose(left, 1 / scale) and group.role in ("output", "down")
     assert absorbed >= (4 if family in ("gpt_neox", "bloom") else 6)
     assert (logits(model) - before).abs().max() < 1e-4 * before.abs().max()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_gains_of_16_bits_stay_so_and_others_take_the_scale_as_it_is(family, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "gemma", FAMILIES["llama"])  # as a user of such a model would
+    model = build(family)
+    group = groups_of(model)[0]
+    weight, asked = group.producer.weight, torch.rand(group.inputs) * 3 + 0.3
+    offset = 1.0 if family == "gemma" else 0.0
+    with torch.no_grad():
+        weight.copy_((torch.rand_like(weight) + 0.5 - offset).bfloat16())
+        before = logits(model)
+        group.fold(asked)
+        assert torch.equal(weight.bfloat16().float(), weight)
+        assert (logits(model) - before).abs().max() < 1e-4 * before.abs().max()
+        weight.copy_(torch.rand_like(weight) + 0.5)
+        wanted = (weight + offset) / asked - offset
+        group.fold(asked)
+    assert torch.equal(weight, wanted)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
