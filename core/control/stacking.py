@@ -3,13 +3,15 @@
 The encoder's states go through one learnt projection into the language model's body, which reads them in both
 directions, and are pooled to one vector. It is taught by itself: the same model, with its adapters off, reads the same
 English text through its own tokenizer, and the student must give the same vector. Only the projection and the adapters
-learn, on English alone; other languages come from the encoder. In the second stage the student imitates a model that
-was tuned for a task.
+learn, on English alone; other languages come from the encoder. In the second stage the language model is tuned for a
+task by itself, with an adapter of its own and a head, and the student imitates the vectors that it then gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from core.config.files import read_json, write_json
 from core.errors import CheckpointError, ConfigError, DataError
 
 FILE, NOTE = "projection.safetensors", "stacked.json"
+STUDENT, TASK = "default", "task"
+"""Names of the adapters: the student's, and that of the language model tuned by itself."""
+FOLDERS = {STUDENT: "adapter"}
 
 
 def mean_pool(states_BTd: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -52,6 +57,8 @@ class StackedEncoderLM(nn.Module):
         encoder: frozen; called with input_ids and attention_mask, gives last_hidden_state (B, T, d_mt).
         llm: a causal language model of transformers, plain or under peft. Its adapters, if any, are the student's.
         head: maps the pooled vector to classes; None gives the vector itself.
+
+    `labels` names the classes of a task that was begun here.
     """
 
     def __init__(self, encoder: nn.Module, llm: nn.Module, head: nn.Module | None = None) -> None:
@@ -59,6 +66,7 @@ class StackedEncoderLM(nn.Module):
         self.encoder, self.llm, self.head = encoder.requires_grad_(False).eval(), llm, head
         self.projection = nn.Linear(_width(encoder), _width(llm))
         self.projection.to(next(llm.parameters()).device)
+        self.labels: list[str] = []
 
     @classmethod
     def from_pretrained(cls, mt: str, llm: str, lora: Any = None) -> StackedEncoderLM:
@@ -83,10 +91,49 @@ class StackedEncoderLM(nn.Module):
         bare = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
         return bare.base_model
 
+    @property
+    def config(self) -> Any:
+        """The language model's."""
+        return self.body.config
+
     def train(self, mode: bool = True) -> StackedEncoderLM:
         super().train(mode)
         self.encoder.eval()
         return self
+
+    def with_adapters(self, add: Callable[[Any], Any]) -> StackedEncoderLM:
+        """Adapters on the language model, where it has none."""
+        if not hasattr(self.llm, "peft_config"):
+            self.llm = add(self.llm)
+        return self
+
+    def begin_task(self, labels: Sequence[str], seed: int = 0) -> None:
+        """A task for the language model by itself: an adapter beside the student's, of the same kind, and a head.
+
+        Raises:
+            ConfigError: there are no adapters, or another task was begun before.
+        """
+        if self.labels == list(labels):
+            return
+        if self.labels or not hasattr(self.llm, "peft_config"):
+            what = f"the task has the classes {', '.join(self.labels)}" if self.labels else "there are no adapters"
+            raise ConfigError(
+                f"{what}; a task with the classes {', '.join(labels)} cannot begin", where="self-distillation"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.llm.add_adapter(TASK, copy.deepcopy(self.llm.peft_config[STUDENT]))
+            self.head = nn.Linear(_width(self.llm), len(labels)).to(self.projection.weight.device)
+        self.labels = list(labels)
+        self.llm.set_adapter(STUDENT)
+
+    def let_learn(self, adapter: str = STUDENT, projection: bool = False, head: bool = False) -> None:
+        """Make one adapter the active one, and let it and the named parts learn, and nothing else."""
+        if hasattr(self.llm, "peft_config"):
+            self.llm.set_adapter(adapter)
+        self.projection.requires_grad_(projection)
+        if self.head is not None:
+            self.head.requires_grad_(head)
 
     def student(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None
@@ -103,32 +150,70 @@ class StackedEncoderLM(nn.Module):
         return self._pooled({"inputs_embeds": projected.to(self.body.dtype)}, attention_mask, spans)
 
     def teacher(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        spans: torch.Tensor | None = None,
+        adapter: str | None = None,
     ) -> torch.Tensor:
-        """The same of text in the language model's own tokens, adapters off, without gradients."""
-        import contextlib
+        """The same of text in the language model's own tokens, without gradients.
 
+        Args:
+            adapter: the one that is on, by name; None switches all off.
+        """
         _no_empty_rows(attention_mask)
-        switch = self.llm.disable_adapter() if hasattr(self.llm, "disable_adapter") else contextlib.nullcontext()
         training = self.llm.training
         self.llm.eval()
         try:
-            with torch.no_grad(), switch:
+            with torch.no_grad(), self._only(adapter):
                 return self._pooled({"input_ids": input_ids}, attention_mask, spans)
         finally:
             self.llm.train(training)
 
+    @contextlib.contextmanager
+    def _only(self, adapter: str | None) -> Iterator[None]:
+        """One adapter on, or none; what learns is as before afterwards."""
+        if not hasattr(self.llm, "peft_config"):
+            yield
+        elif adapter is None:
+            with self.llm.disable_adapter():
+                yield
+        else:
+            active, learns = self.llm.active_adapter, [p for p in self.llm.parameters() if p.requires_grad]
+            self.llm.set_adapter(adapter)
+            try:
+                yield
+            finally:
+                self.llm.set_adapter(active)
+                self.llm.requires_grad_(False)
+                for parameter in learns:
+                    parameter.requires_grad_(True)
+
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, spans: torch.Tensor | None = None,
-        vectors: bool = False, **_: Any,
+        vectors: bool = False, direct: bool = False, **_: Any,
     ) -> torch.Tensor:  # fmt: skip
-        """The head's answer, or the vector where there is none or `vectors` asks for it; with spans, one for each."""
-        pooled = self.student(input_ids, attention_mask, spans)
+        """The head's answer, or the vector where there is none or `vectors` asks for it; with spans, one for each.
+
+        Args:
+            direct: the text is in the language model's own tokens, and the encoder is passed by.
+        """
+        if direct:
+            _no_empty_rows(attention_mask)
+            pooled = self._pooled({"input_ids": input_ids}, attention_mask, spans)
+        else:
+            pooled = self.student(input_ids, attention_mask, spans)
         return pooled if self.head is None or vectors else self.head(pooled)
+
+    def tie_weights(self) -> None:
+        """Nothing is tied here; the language model ties its own."""
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **_: Any) -> None:
         """Recompute the language model's activations in the backward pass; the encoder keeps none."""
         self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs or {"use_reentrant": False})
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.llm.gradient_checkpointing_disable()
 
     def _pooled(
         self, given: dict[str, torch.Tensor], mask: torch.Tensor, spans: torch.Tensor | None = None
@@ -141,20 +226,36 @@ class StackedEncoderLM(nn.Module):
         ).last_hidden_state
         return mean_pool(states, mask) if spans is None else span_pool(states, spans.bool() & mask.bool()[:, None])
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """The projection, the head, the adapter and the names of both bases; not the bases."""
-        from safetensors.torch import save_file
-
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        """The projection, the head, the adapters and the names of both bases; not the bases."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
+        self.snapshot()(place)
+
+    def snapshot(self) -> Callable[[Path], None]:
+        """What writes the parts that learn, as they are now, into a folder, whatever happens to them meanwhile."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
         tensors = {f"projection.{n}": t for n, t in self.projection.state_dict().items()}
         tensors |= {f"head.{n}": t for n, t in self.head.state_dict().items()} if self.head is not None else {}
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, place / FILE)
+        parts = {FILE: _copied(tensors)}
+        configs = copy.deepcopy(getattr(self.llm, "peft_config", {}))
+        for name in configs:
+            state = get_peft_model_state_dict(self.llm, adapter_name=name, save_embedding_layers=False)
+            parts[f"{FOLDERS.get(name, name)}/adapter_model.safetensors"] = _copied(state)
         bare = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
         names = {"encoder": self.encoder.config._name_or_path, "llm": bare.config._name_or_path}
-        write_json(place / NOTE, {**names, "widths": [_width(self.encoder), _width(self.llm)]})
-        if hasattr(self.llm, "peft_config"):
-            self.llm.save_pretrained(place / "adapter", save_embedding_layers=False)
+        note = {**names, "widths": [_width(self.encoder), _width(self.llm)], "labels": self.labels}
+
+        def write(place: Path) -> None:
+            for name, config in configs.items():
+                config.save_pretrained(str(place / FOLDERS.get(name, name)))
+            for file, state in parts.items():
+                save_file(state, place / file, metadata={"format": "pt"})
+            write_json(place / NOTE, note)
+
+        return write
 
     def load(self, folder: str | Path) -> StackedEncoderLM:
         """Take over what `save_pretrained` wrote, onto these bases.
@@ -168,19 +269,23 @@ class StackedEncoderLM(nn.Module):
         place = Path(folder)
         if not (place / FILE).is_file():
             raise CheckpointError("no stacked model here", where=str(place))
-        widths = read_json(place / NOTE)["widths"]
-        if widths != [_width(self.encoder), _width(self.llm)]:
+        note = read_json(place / NOTE)
+        if note["widths"] != [_width(self.encoder), _width(self.llm)]:
             raise CheckpointError(
-                f"saved for states of widths {widths}, these are {[_width(self.encoder), _width(self.llm)]}",
+                f"saved for states of widths {note['widths']}, these are {[_width(self.encoder), _width(self.llm)]}",
                 where=str(place),
             )
+        if note.get("labels"):
+            self.begin_task(note["labels"])
         tensors = load_file(place / FILE)
         for name, part in (("projection", self.projection), ("head", self.head)):
             own = {n.partition(".")[2]: t for n, t in tensors.items() if n.startswith(name + ".")}
             if part is not None and own:
                 part.load_state_dict(own)
-        if (place / "adapter" / "adapter_model.safetensors").is_file():
-            set_peft_model_state_dict(self.llm, load_file(place / "adapter" / "adapter_model.safetensors"))
+        for name in getattr(self.llm, "peft_config", {}):
+            file = place / FOLDERS.get(name, name) / "adapter_model.safetensors"
+            if file.is_file():
+                set_peft_model_state_dict(self.llm, load_file(file), adapter_name=name)
         return self
 
 
@@ -203,60 +308,8 @@ def precompute_embeddings(model: StackedEncoderLM, batches: Sequence[dict[str, t
     return torch.cat(found)
 
 
-class SelfDistillMixin:
-    """A Trainer whose loss is the squared distance of the student's pooled vectors from the teacher's.
-
-    A batch holds `input_ids` and `attention_mask` in the encoder's tokens, and either `teacher_ids` and `teacher_mask`
-    in the language model's (stage 1) or `target` (B, d), vectors that were computed before (stage 2). For a choice
-    among texts, `spans` (B, C, T) and `teacher_spans` mark the tokens of each, and `target` is (B, C, d).
-    """
-
-    stage = 1
-
-    def __init__(self, *args: Any, stage: int | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.stage = stage or type(self).stage
-        if self.stage not in (1, 2):
-            raise ConfigError(f"stage {self.stage}", where="self-distillation", hint="1 or 2")
-        # the second stage leaves the general projection as it is and moves the adapters alone
-        self.model.projection.requires_grad_(self.stage == 1)
-        self.model_accepts_loss_kwargs = False
-        self.unexplained = 0.0
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        bare = model.module if hasattr(model, "module") else model
-        if self.stage == 1:
-            wanted = bare.teacher(inputs["teacher_ids"], inputs["teacher_mask"], inputs.get("teacher_spans"))
-        else:
-            wanted = inputs["target"].float()
-        # through the wrapper, which averages the gradients of several processes
-        found = model(inputs["input_ids"], inputs["attention_mask"], inputs.get("spans"), vectors=True)
-        loss = F.mse_loss(found, wanted)
-        if len(wanted) > 1:
-            self.unexplained = unexplained(found.detach().flatten(0, -2), wanted.flatten(0, -2))
-        return (loss, found) if return_outputs else loss
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """A checkpoint holds what the model saves, and so no base."""
-        if self.args.should_save:
-            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.accelerator.unwrap_model(model or self.model).load(resume_from_checkpoint)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        super().log({**logs, "unexplained": float(self.unexplained)} if "loss" in logs else logs, *args, **kwargs)
-
-
-def __getattr__(name: str) -> Any:
-    """`SelfDistillTrainer` over transformers' Trainer."""
-    if name == "SelfDistillTrainer":
-        from transformers import Trainer
-
-        return type(name, (SelfDistillMixin, Trainer), {})
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+def _copied(tensors: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _width(model: Any) -> int:

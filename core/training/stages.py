@@ -229,6 +229,8 @@ class StageRunner:
         """The trained weights of a checkpoint or a finished stage, into `model`."""
         from safetensors.torch import load_file
 
+        if hasattr(model, "snapshot"):
+            return model.load(folder)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise CheckpointError("no weights", where=str(folder))

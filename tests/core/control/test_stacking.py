@@ -8,7 +8,7 @@ import transformers as tr
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from core.control import stacking
+from core.control import stacking_trainer
 from core.control.stacking import StackedEncoderLM, both_ways, mean_pool, precompute_embeddings, span_pool, unexplained
 from core.errors import CheckpointError, ConfigError, DataError
 
@@ -98,7 +98,7 @@ def trained(tmp_path, stage, steps=40):
         output_dir=str(tmp_path), per_device_train_batch_size=8, max_steps=steps, learning_rate=1e-2, use_cpu=True,
         report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1, remove_unused_columns=False, seed=1,
     )  # fmt: skip
-    trainer = stacking.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows(), stage=stage)
+    trainer = stacking_trainer.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows(), stage=stage)
     trainer.train()
     return stacked, before, teacher, [row for row in trainer.state.log_history if "loss" in row]
 
@@ -142,7 +142,7 @@ class Wrapper(nn.Module):
 def test_the_student_runs_inside_the_wrapper_of_several_processes(tmp_path, head):
     stacked = StackedEncoderLM(encoder(), llama(), head)
     args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    trainer, wrapper = stacking.SelfDistillTrainer(model=stacked, args=args), Wrapper(stacked)
+    trainer, wrapper = stacking_trainer.SelfDistillTrainer(model=stacked, args=args), Wrapper(stacked)
     batch = {name: torch.stack([Rows()[i][name] for i in range(2)]) for name in Rows()[0]}
     loss, found = trainer.compute_loss(wrapper, batch, return_outputs=True)
     assert wrapper.calls == 1 and found.shape == (2, 16)
@@ -157,7 +157,7 @@ def test_checkpoints_hold_no_base_and_a_run_goes_on_from_one(tmp_path):
             report_to=[], disable_tqdm=True, save_steps=3, remove_unused_columns=False, seed=1,
             lr_scheduler_type="constant", **more,
         )  # fmt: skip
-        trainer = stacking.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows())
+        trainer = stacking_trainer.SelfDistillTrainer(model=stacked, args=args, train_dataset=Rows())
         trainer.train(resume_from_checkpoint=resume)
         return stacked.eval().student(IDS, MASK)
 
@@ -223,6 +223,68 @@ def test_mistakes_are_told(tmp_path):
             read(IDS, empty)
     args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     with pytest.raises(ConfigError, match="stage 3"):
-        stacking.SelfDistillTrainer(model=stacked, args=args, stage=3)
+        stacking_trainer.SelfDistillTrainer(model=stacked, args=args, stage=3)
     with pytest.raises(CheckpointError, match="no stacked model"):
         stacked.load(tmp_path)
+
+
+def test_a_task_has_an_adapter_of_its_own():
+    stacked = StackedEncoderLM(encoder(), llama())
+    plain = stacked.teacher(IDS, MASK)
+    stacked.begin_task(["no", "yes"], seed=1)
+    stacked.begin_task(["no", "yes"], seed=2)
+    for name, parameter in stacked.llm.named_parameters():
+        if "lora_B.task" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    stacked.let_learn(projection=True)
+    learns = [name for name, p in stacked.named_parameters() if p.requires_grad]
+    assert torch.equal(stacked.teacher(IDS, MASK), plain)
+    assert (stacked.teacher(IDS, MASK, adapter="task") - plain).abs().max() > 1e-3
+    assert [name for name, p in stacked.named_parameters() if p.requires_grad] == learns
+    assert any("default" in name for name in learns) and not any("task" in name or "head" in name for name in learns)
+    stacked.let_learn("task", head=True)
+    learns = [name for name, p in stacked.named_parameters() if p.requires_grad]
+    assert {"head.weight", "head.bias"} < set(learns) and not any("default" in n or "projection" in n for n in learns)
+    with pytest.raises(ConfigError, match="the task has the classes no, yes"):
+        stacked.begin_task(["a", "b"])
+    with pytest.raises(ConfigError, match="there are no adapters"):
+        StackedEncoderLM(encoder(), llama(lora=False)).begin_task(["a", "b"])
+
+
+def test_the_language_model_learns_a_task_by_itself(tmp_path):
+    class Labelled(Rows):
+        def __getitem__(self, index):
+            return {**super().__getitem__(index), "labels": torch.tensor(index % 2)}
+
+    stacked = StackedEncoderLM(encoder(), llama())
+    args = tr.TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, max_steps=30, learning_rate=2e-2, use_cpu=True,
+        report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1, remove_unused_columns=False, seed=1,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="no task"):
+        stacking_trainer.TaskTrainer(model=stacked, args=args, train_dataset=Labelled())
+    stacked.begin_task(["even", "odd"])
+    before = {n: p.detach().clone() for n, p in stacked.named_parameters()}
+    trainer = stacking_trainer.TaskTrainer(model=stacked, args=args, train_dataset=Labelled())
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0]
+    moved = {n for n, p in stacked.named_parameters() if not torch.equal(p, before[n])}
+    assert all(".task." in n or n.startswith("head") for n in moved) and any(".task." in n for n in moved)
+    again = StackedEncoderLM(encoder(), llama())
+    stacked.save_pretrained(tmp_path / "saved")
+    again.load(tmp_path / "saved").eval()
+    assert again.labels == ["even", "odd"]
+    torch.testing.assert_close(again.teacher(IDS, MASK, adapter="task"), stacked.teacher(IDS, MASK, adapter="task"))
+
+
+def test_rows_that_only_fill_up_do_not_count(tmp_path):
+    stacked = StackedEncoderLM(encoder(), llama())
+    args = tr.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    trainer = stacking_trainer.SelfDistillTrainer(model=stacked, args=args)
+    rows = [Rows()[i] for i in range(4)]
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    part = trainer.compute_loss(stacked, {name: value[:3] for name, value in batch.items()})
+    marked = {**batch, "labels": torch.tensor([0, 0, 0, -100])}
+    torch.testing.assert_close(trainer.compute_loss(stacked, marked), part)
+    torch.testing.assert_close(trainer.compute_loss(stacked, marked, num_items_in_batch=6), part / 2)
