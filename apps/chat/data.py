@@ -18,6 +18,7 @@ from typing import Any
 
 from core.data.json_list import json_list
 from core.data.readers import Readers
+from core.data.reading import required
 from core.data.rows import BadRows, jsonl, not_utf8
 from core.errors import DataError
 
@@ -153,13 +154,14 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     return value.strip()
 
 
+def file_of(path: str | Path | None, split: str | None) -> Path:
+    """The file, or the one that a folder has for the split (train by default)."""
+    return required(path, f"{split or 'train'}.jsonl", f"{split or 'train'}.json")
+
+
 def rows_of(path: str | Path | None, split: str | None, on_bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line or place in the list, object) of a file of JSON lines, or of one that holds a JSON list."""
-    if path is None:
-        raise DataError("the reader needs a file", hint="set path: in the source")
-    place = Path(path) / f"{split or 'train'}.jsonl" if Path(path).is_dir() else Path(path)
-    if not place.is_file():
-        raise DataError("file not found", file=place)
+    place = file_of(path, split)
     if place.suffix in TABLES:
         reads = f"pandas.read_{TABLES[place.suffix]}(…)"
         hint = f"write its rows as JSON lines: {reads}.to_json('rows.jsonl', orient='records', lines=True)"
@@ -231,10 +233,10 @@ def _numbered(path: str, layout: str | None, split: str | None, on_bad: BadRows)
         try:
             yield number, conversation(row, layout)
         except DataError as error:
-            on_bad.handle(_placed(error, path, number))
+            on_bad.handle(_placed(error, file_of(path, split), number))
 
 
-def _placed(error: DataError, path: str, number: int) -> DataError:
+def _placed(error: DataError, path: Path, number: int) -> DataError:
     """The same error with file and line; what it says is kept as it is."""
     placed = DataError(error.what, file=path, line=number, field=error.field, hint=error.hint)
     placed.got, placed.expected = error.got, error.expected

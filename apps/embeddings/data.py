@@ -25,6 +25,7 @@ from apps.embeddings.reading import (
     texts_by_id,
 )
 from core.data.readers import Readers
+from core.data.reading import required as file_of
 from core.data.rows import jsonl as json_lines
 from core.errors import DataError
 
@@ -40,7 +41,7 @@ def jsonl(
     path: str | Path, *, split: str | None = None, on_bad: Any = None, task: str = ""
 ) -> Iterator[EmbeddingExample]:
     """The simple form: rows of `EmbeddingExample`'s fields; {"query", "pos", "neg"} for triplets."""
-    file, bad = required(path), rejects(on_bad)
+    file, bad = file_of(path, f"{split or 'train'}.jsonl"), rejects(on_bad)
     for number, row in json_lines(file, bad):
         try:
             example = example_from(row, task=task, file=file, line=number)

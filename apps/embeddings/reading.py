@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.embeddings.example import EmbeddingExample
+from core.data import reading
 from core.data.rows import BadRows
 from core.errors import DataError
 
@@ -22,12 +23,8 @@ def rejects(on_bad: Any) -> BadRows:
 
 
 def required(path: str | Path | None) -> Path:
-    """A path that exists. Raises `DataError` otherwise."""
-    if path is None:
-        raise DataError("the reader needs a path", hint="set path: in the source")
-    if not Path(path).exists():
-        raise DataError("file not found", file=path)
-    return Path(path)
+    """A file or folder that exists. Raises `DataError` otherwise."""
+    return Path(path) if path and Path(path).is_dir() else reading.required(path)
 
 
 def fold_of(classes: list[str], fold: int, folds: int) -> list[bool]:

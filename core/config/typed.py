@@ -58,10 +58,15 @@ def build(cls: type[T], value: Any, places: Places | None = None, path: Path = (
     places = places or Places()
     if value is None:
         value = {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"expected a block of keys, got {_show(value)}", where=places.of(path))
     hints = typing.get_type_hints(cls)
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        meant = f"write {_meant(cls, value)}, or other keys" if _meant(cls, value) else "write {key: value}"
+        raise ConfigError(
+            f"expected a block of keys, got {_show(value)}",
+            where=places.of(path),
+            hint=f"{meant}; valid keys: {', '.join(fields) or 'none'}",
+        )
     arguments = {}
     for name, item in value.items():
         if name not in fields:
@@ -92,24 +97,29 @@ def convert(hint: Any, value: Any, places: Places, path: Path) -> Any:
             return value
         raise _no_choice(value, arguments, places, path)
     if origin is list or hint is list:
-        if not isinstance(value, list):
-            raise ConfigError(
-                f"expected a list, got {_show(value)}",
-                where=places.of(path),
-                hint="write [a, b] or one '- ' line an item",
-            )
         inner = arguments[0] if arguments else Any
+        if not isinstance(value, list):
+            form = _meant(inner, value)
+            hint = f"write [{form}]" if form else "write [a, b] or one '- ' line an item"
+            raise ConfigError(f"expected a list, got {_show(value)}", where=places.of(path), hint=hint)
         return [convert(inner, item, places, (*path, i)) for i, item in enumerate(value)]
     if origin is tuple:
         inner = arguments[0] if arguments else Any
         return tuple(convert(list[inner], value, places, path))  # type: ignore[valid-type]
     if origin is dict or hint is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"expected a block of keys, got {_show(value)}", where=places.of(path))
+            got = f"expected a block of keys, got {_show(value)}"
+            raise ConfigError(got, where=places.of(path), hint="write {key: value}")
         return dict(value)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, places, path)  # type: ignore[arg-type]
     return _convert_scalar(hint, value, places, path)
+
+
+def _meant(cls: Any, value: Any) -> str:
+    """How a text that stands for a block with a `path` is written in full."""
+    has = dataclasses.is_dataclass(cls) and any(f.name == "path" for f in dataclasses.fields(cls))
+    return f"{{path: {value}}}" if has and isinstance(value, str) else ""
 
 
 def _convert_union(options: tuple[Any, ...], value: Any, places: Places, path: Path) -> Any:
@@ -149,10 +159,15 @@ def _convert_scalar(hint: Any, value: Any, places: Places, path: Path) -> Any:
     if hint is str and isinstance(value, str):
         return value
     advice = "put it in quotes" if hint is str and isinstance(value, (int, float, bool)) else None
+    if hint is bool and str(value).lower() in ("yes", "no", "on", "off", "true", "false"):
+        advice = "write true or false, without quotes"
     raise ConfigError(f"expected {_name(hint)}, got {_show(value)}", where=places.of(path), hint=advice)
 
 
 def _check_bounds(value: Any, metadata: Any, places: Places, path: Path) -> None:
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _check_bounds(item, metadata, places, (*path, number))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if not math.isfinite(value):

@@ -29,7 +29,8 @@ def json_list(path: str | Path, bad: BadRows) -> Iterator[tuple[int, dict[str, A
         number = 0
         while (sign := text.next_sign()) != "]":
             if number and sign != ",":
-                raise text.error("an item of the list is followed by neither , nor ]")
+                after = "an item of the list is followed by neither , nor ]"
+                raise text.error(after if sign else "the file ends inside the list")
             text.at += bool(number)
             value, number = text.value(), number + 1
             if isinstance(value, dict):
@@ -67,7 +68,8 @@ class _Text:
                 # what is cut off fails where the text ends, or in a string that has not ended
                 cut = error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated string")
                 if self.ended or not cut:
-                    raise self.error(error.msg, error.pos) from error
+                    what = f"the file ends inside the list: {error.msg}" if cut else error.msg
+                    raise self.error(what, error.pos) from error
             except RecursionError as error:
                 raise DataError("JSON nested too deeply to be a row", file=self.path, line=self.line) from error
             else:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +23,49 @@ def reject(on_bad: Any, error: DataError) -> None:
 
 def required(path: str | Path | None, *inside: str) -> Path:
     """An existing file: `path`, or the first of `inside` in the folder `path`."""
-    if path is None:
+    if not path:
         raise DataError("the reader needs a path", hint="set path: in the source")
     place = Path(path)
     if place.is_dir():
         for name in inside:
             if (place / name).is_file():
                 return place / name
-        raise DataError(f"the folder holds no {' or '.join(inside)}", file=place)
+        raise none_inside(place, inside)
     if not place.is_file():
-        raise DataError("file not found", file=place)
+        raise not_found(place)
     return place
+
+
+def not_found(place: str | Path) -> DataError:
+    """What to say of a path that leads to nothing: with the name beside it that is most like it."""
+    place = Path(place)
+    if place.is_symlink():
+        hint = f"it is a link to {os.readlink(place)}, which is not there"
+    elif place.parts[:1] == ("~",):
+        hint = "~ is not expanded in a recipe: write ${HOME}/… or the whole path"
+    elif not place.parent.is_dir():
+        hint = f"there is no folder {place.parent}; the path starts from {Path.cwd()}"
+    else:
+        # endings are alike in all names
+        beside = {found.stem: found.name for found in sorted(place.parent.iterdir())}
+        close = difflib.get_close_matches(place.stem, beside, n=1, cutoff=0.5)
+        hint = f"did you mean '{beside[close[0]]}'?" if close else f"the path starts from {Path.cwd()}"
+    return DataError("file not found", file=place, hint=hint)
+
+
+def none_inside(folder: Path, names: Sequence[str]) -> DataError:
+    """What to say of a folder that lacks the file of a split, or that a reader does not read at all."""
+    if not names:
+        return DataError("this is a folder, and the reader reads a file", file=folder, hint=_holds(folder))
+    ending = names[0].partition(".")[2]
+    others = sorted(found.stem for found in folder.glob(f"*.{ending}"))
+    hint = f"set split: to one of {', '.join(others[:5])}" if others else _holds(folder)
+    return DataError(f"the folder holds no {' or '.join(names)}", file=folder, hint=hint)
+
+
+def _holds(folder: Path) -> str:
+    found = sorted(place.name for place in folder.iterdir())
+    return f"it holds: {', '.join(found[:5])}{', …' if len(found) > 5 else ''}" if found else "it is empty"
 
 
 def read_text(path: Path) -> str:

@@ -15,6 +15,15 @@ from core.config.registry import App
 from core.config.schema import SourceConfig
 from core.errors import DataError
 
+LINES = "the file is read as JSON lines, one object a line; graft ls readers shows what reads other files"
+MARKS = {
+    b"\x1f\x8b": "it is compressed: gunzip it",
+    b"PK\x03\x04": "it is a zip archive: unpack it",
+    b"PAR1": "it is a Parquet file: write its rows as JSON lines",
+    b"\xff\xfe": "it is UTF-16: convert it to UTF-8, e.g. iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "it is UTF-16: convert it to UTF-8, e.g. iconv -f UTF-16 -t UTF-8",
+}
+
 
 class BadRows:
     """What a malformed row does.
@@ -188,7 +197,11 @@ def jsonl(path: str | Path, bad: BadRows) -> Iterator[tuple[int, dict]]:
             try:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
-                bad.handle(DataError(f"not valid JSON: {error.msg}", file=path, line=number, got=line.strip()))
+                # only the last line can end without a line break
+                cut = "the last line is cut off, " if not line.endswith("\n") else ""
+                hint = LINES if number == 1 else None
+                what = f"{cut}not valid JSON: {error.msg}"
+                bad.handle(DataError(what, file=path, line=number, got=line.strip(), hint=hint))
                 continue
             except RecursionError:
                 bad.handle(DataError("JSON nested too deeply to be a row", file=path, line=number))
@@ -210,11 +223,19 @@ def not_utf8(path: str | Path) -> DataError:
     """What to say of a file that is not UTF-8, with the byte and the line of its first such character."""
     start = 0
     with open(path, "rb") as handle:
+        hint = _what_it_is(handle.read(4096))
+        handle.seek(0)
         for number, line in enumerate(handle, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                hint = "it is no text: name a file of text" if b"\0" in line else "convert the file to UTF-8"
                 return DataError(f"not UTF-8 at byte {start + error.start}", file=path, line=number, hint=hint)
             start += len(line)
-    return DataError("not UTF-8", file=path, hint="convert the file to UTF-8")
+    return DataError("not UTF-8", file=path, hint=hint)
+
+
+def _what_it_is(head: bytes) -> str:
+    for mark, hint in MARKS.items():
+        if head.startswith(mark):
+            return hint
+    return "it is no text: name a file of text" if b"\0" in head else "convert the file to UTF-8"

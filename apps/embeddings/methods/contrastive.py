@@ -38,7 +38,7 @@ class ContrastiveConfig:
     mask: float | None = key(None, "candidates above this share of the positive's score are left out of the loss")
     similar: float = key(0.8, "graded pairs from this score on are positives", least=0, most=1)
     apart: float = key(0.0, "training examples this like a held-out one are left out; 0 keeps all", least=0, most=1)
-    matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well")
+    matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well", least=1)
     chunk_tokens: int = key(0, "padded tokens encoded at once; 0 by memory", least=0)
     keep_tokens: int = key(0, "padded tokens encoded once; more are encoded twice; 0 by memory", least=0)
 
@@ -50,7 +50,7 @@ class GradedConfig:
     template: str = key("lines", "how an instruction becomes a prompt", one_of=prompts.TEMPLATES)
     temperature: float = key(0.05, "scale of similarity differences", above=0)
     apart: float = key(0.0, "training examples this like a held-out one are left out; 0 keeps all", least=0, most=1)
-    matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well")
+    matryoshka: list[int] = key([], "leading dimensions on which the loss is taken as well", least=1)
     chunk_tokens: int = key(0, "padded tokens encoded at once; 0 by memory", least=0)
     keep_tokens: int = key(0, "padded tokens encoded once; more are encoded twice; 0 by memory", least=0)
 

@@ -111,7 +111,7 @@ def test_files_without_a_layout_or_with_several(tmp_path):
         load_data(file)
     with pytest.raises(DataError, match="not found"):
         load_data(tmp_path / "absent.json")
-    with pytest.raises(DataError, match="needs a file"):
+    with pytest.raises(DataError, match="needs a path"):
         load_data()
     (tmp_path / "a.parquet").write_bytes(b"PAR1\x80")
     with pytest.raises(DataError, match="this is a .parquet file") as error:

@@ -61,3 +61,32 @@ def test_one_of_says_what_it_takes():
     assert build(Options, {"name": "b"}).name == "b" and build(Options, {"name": None}).name is None
     with pytest.raises(ConfigError, match="expected one of a, b; got 'c'"):
         build(Options, {"name": "c"})
+
+
+@pytest.mark.parametrize(
+    ("block", "hint"),
+    [
+        ("model: embedded", "write {path: embedded}, or other keys; valid keys: path, preset"),
+        ("data: {train: rows.jsonl}", "write [{path: rows.jsonl}]"),
+        ("data: {train: [rows.jsonl]}", "write {path: rows.jsonl}, or other keys; valid keys: reader, path"),
+        ("train: [1]", "write {key: value}; valid keys: epochs"),
+        ("with: plain", "write {key: value}"),
+        ("data: {streaming: 'yes'}", "without quotes"),
+        ("eval: {metrics: bleu}", "write [a, b]"),
+    ],
+)
+def test_a_block_written_as_something_else_is_shown_as_a_block(block, hint):
+    with pytest.raises(ConfigError) as caught:
+        recipe_from(*parse_yaml(f"app: chat\n{block}", "mine.yaml"))
+    assert hint in caught.value.hint and caught.value.where.startswith("mine.yaml:2")
+
+
+def test_bounds_hold_for_the_items_of_a_list():
+    @dataclasses.dataclass
+    class Options:
+        sizes: list[int] = key([], "sizes", least=1)
+
+    assert build(Options, {"sizes": [1, 64]}).sizes == [1, 64]
+    with pytest.raises(ConfigError, match="at least 1, got 0") as caught:
+        build(Options, {"sizes": [64, 0]})
+    assert "sizes.1" in caught.value.where

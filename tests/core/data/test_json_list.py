@@ -30,9 +30,9 @@ def test_every_cut_gives_the_same_rows(tmp_path, monkeypatch, chunk, indent):
     [
         ('[{"a": 1},\n {"a": 2}\n {"a": 3}]', "followed by neither", 3),
         ('[{"a": 1},\n {"a" 2}, {"a": 3}]', "delimiter", 2),
-        ('[{"a": 1},\n\n{"a": "unended', "Unterminated", 3),
-        ('[{"a": 1},', "Expecting value", 1),
-        ('[{"a": 1}', "followed by neither", 1),
+        ('[{"a": 1},\n\n{"a": "unended', "ends inside the list: Unterminated", 3),
+        ('[{"a": 1},', "ends inside the list: Expecting value", 1),
+        ('[{"a": 1}', "ends inside the list", 1),
         ('[{"a": 1}]\n[]', "something follows", 2),
         ('{"a":\n 1}', "holds no list", None),
         ("[" * 100000, "too deeply", 1),
