@@ -158,7 +158,7 @@ class Made:
             else:
                 self._number(name, value)
         self.weights = {n.replace(".", "_"): t for n, t in self.model.state_dict().items() if t.numel()}
-        for name in set(self.weights) & set(self.inputs):
+        for name in sorted(set(self.weights) & set(self.inputs)):
             self.weights[f"weight_{name}"] = self.weights.pop(name)
 
     def _number(self, name: str, value: object) -> None:
@@ -242,12 +242,13 @@ def shrunk(source: str, sizes: dict[str, int], limit: int) -> dict[str, int]:
 
 
 def halved(source: str, known: dict[str, int], free: set[str], limit: int, least: int) -> dict[str, int]:
+    """`known` with its largest constants of `free` halved, of equal ones the first by name, until all fits `limit`."""
     while True:
         made = Made(source, known, 0, device="meta")
         total = sum(t.numel() for t in [*made.inputs.values(), *made.weights.values()])
         if total <= limit and sum(t.numel() for t in made.outputs(precise=False)) <= 4 * limit:
             return known
-        largest = max(free, key=lambda n: known[n], default=None)
+        largest = max(sorted(free), key=lambda n: known[n], default=None)
         if largest is None or known[largest] <= least:
             raise ReferenceFailed(f"inputs and weights have {total} elements or more", TOO_LARGE)
         known[largest] = max(least, known[largest] // 2)

@@ -101,3 +101,13 @@ def test_generated_operators_do_not_leak_between_splits():
         next(tasks(1, families=["softmx"]))
     with pytest.raises(ConfigError, match="unknown split"):
         next(tasks(1, split="test"))
+
+
+def test_sizes_that_are_equal_are_halved_by_name_and_not_by_chance():
+    from apps.cuda.inside.cases import constants, halved
+    from apps.cuda.taskgen import make
+
+    source = make("matmul", {"fused": "relu", "way": "naive", "tile": 16}).reference
+    orders = (["m", "k", "n"], ["n", "m", "k"], ["k", "n", "m"])
+    found = [halved(source, constants(source), order, 1 << 14, 4) for order in orders]  # type: ignore[arg-type]
+    assert found[0] == found[1] == found[2] == {"m": 128, "k": 64, "n": 128}
