@@ -30,6 +30,8 @@ from demos.upload import Scored, score_upload
 OWN = "my own operator"
 GREEN, RED, GREY, BLUE, AMBER = "#2f7d4f", "#b3261e", "#9aa4b2", "#3b6ea8", "#b7791f"
 
+STYLE = "<style>.graft-code textarea {font-family: var(--font-mono); font-size: 12.5px; line-height: 1.5}</style>"
+
 Shown = tuple[str, str, str, str, str, str, str]
 """Banner, stage lights with the verdict, code, checks, resources, times, what ran with the compiler's log."""
 
@@ -69,7 +71,7 @@ class Page:
                     seen.append(event)
                     yield self._shown(seen, start)
         except GraftError as error:
-            yield look.banner(error), "", "", "", "", rounds_drawn(seen), ""
+            yield look.banner(error), *BLANK[1:5], rounds_drawn(seen) or BLANK[5], ""
 
     def check(self, name: str, reference: str, answer: str) -> Shown:
         """Judge a kernel of the user's own."""
@@ -82,7 +84,7 @@ class Page:
                 )
             verdict = self.pipeline.harness().verify(task, answer)
         except GraftError as error:
-            return look.banner(error), "", "", "", "", "", ""
+            return look.banner(error), *BLANK[1:]
         return self._panes(verdict, times([("this kernel", verdict)]), start)
 
     def _shown(self, seen: Sequence[LoopEvent], start: float) -> Shown:
@@ -104,10 +106,12 @@ class Page:
     def ran(self, verdict: CudaVerdict, start: float) -> str:
         """Tools, isolation, times, and the compiler's log."""
         harness = self.pipeline.harness()
-        rows = "".join(f"<li>{html.escape(f'{k}: {v}')}</li>" for k, v in harness.versions().items())
+        said = [f"{k}: {v}" for k, v in harness.versions().items()]
+        said += [f"a look by {name}: {what}" for name, what in verdict.looks.items()]
+        rows = "".join(f"<li>{html.escape(words)}</li>" for words in said)
         tiles = look.facts({
-            "engine": harness.engine, "isolation": harness.level, "check, ms": f"{verdict.seconds * 1e3:.0f}",
-            "all, ms": f"{(time.perf_counter() - start) * 1e3:.0f}", "trials": str(len(verdict.trials)),
+            "engine": harness.engine, "isolation": harness.level, "check, ms": f"{verdict.seconds * 1e3:,.0f}",
+            "all, ms": f"{(time.perf_counter() - start) * 1e3:,.0f}", "trials": str(len(verdict.trials)),
         })  # fmt: skip
         weak = (
             look.banner(["Weak isolation: this machine cannot hold untrusted code."]) if harness.level == "weak" else ""
@@ -134,7 +138,8 @@ def lights(verdict: CudaVerdict) -> str:
     colour = GREEN if verdict.passed else RED
     words = f'<p><b style="color:{colour}">{html.escape(verdict.meaning)}</b></p>'
     remarks = look.banner([f.replace("_", " ") for f in verdict.flags]) if verdict.flags else ""
-    said = "" if verdict.passed else feedback(verdict).partition("\n")[2]  # its first line is the verdict's
+    more = len(verdict.diagnostics) > 1  # one is the verdict's own, and its line is marked in the code
+    said = feedback(verdict).partition("\n")[2] if more and not verdict.passed else ""
     told = f'<pre style="white-space:pre-wrap">{html.escape(said)}</pre>' if said else ""
     return f"<div>{''.join(parts)}</div>{words}{remarks}{told}"
 
@@ -147,7 +152,16 @@ def listing(verdict: CudaVerdict) -> str:
         style = f' style="background:{RED}22"' if number in marks else ""
         note = f'  <i style="color:{RED}">{html.escape(marks[number][:160])}</i>' if number in marks else ""
         rows.append(f'<div{style}><span style="opacity:.45">{number:>3} </span>{html.escape(line)}{note}</div>')
-    return f'<pre class="graft-prompt">{"".join(rows)}</pre>' if rows else look.empty("No kernel in the answer.")
+    return (
+        f'<pre class="graft-prompt">{"".join(rows)}</pre>'
+        if rows
+        else look.empty(
+            "No kernel in the answer: it is CUDA C++ with a __global__ function, opened by its launch plan."
+        )
+    )
+
+
+CELL = "padding:4px 8px 4px 0;border:0;border-bottom:1px solid var(--border-color-primary);text-align:left"
 
 
 def checks(verdict: CudaVerdict) -> str:
@@ -162,10 +176,18 @@ def checks(verdict: CudaVerdict) -> str:
         values = f"{worst['got']:.6g} | {worst['expected']:.6g}" if worst else "–"
         cells = [str(number), html.escape(trial.shapes), mark, f"{trial.relative:.2g}", f"{trial.ulp:.3g}",
                  html.escape(place), values]  # fmt: skip
-        rows.append("<tr>" + "".join(f'<td style="padding:2px 10px">{cell}</td>' for cell in cells) + "</tr>")
+        rows.append(
+            '<tr style="border:0">'
+            + "".join(f'<td style="{CELL};white-space:nowrap">{cell}</td>' for cell in cells)
+            + "</tr>"
+        )
     names = ("", "shapes", "", "relative error", "ulp", "worst element", "got | expected")
-    head = "".join(f'<th style="text-align:left;padding:2px 10px">{name}</th>' for name in names)
-    return f'<div style="overflow:auto"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    head = "".join(f'<th style="{CELL};vertical-align:bottom">{name}</th>' for name in names)
+    body = f'<tr style="border:0">{head}</tr>{"".join(rows)}'
+    table = f'<table style="border:0;border-collapse:collapse;font-size:12px">{body}</table>'
+    alike = len(verdict.trials) > 3 and len({t.shapes for t in verdict.trials}) == 1
+    note = look.banner(["All trials have one shape. Sizes that the reference's module names, as N = 300, are varied."])
+    return f'<div style="overflow:auto">{table}</div>' + (f'<div style="margin:.8em 0">{note}</div>' if alike else "")
 
 
 def resources(verdict: CudaVerdict) -> str:
@@ -191,10 +213,14 @@ def resources(verdict: CudaVerdict) -> str:
         ):  # fmt: skip
             colour = RED if word == "spilled" and value else BLUE
             parts.append(bar(word, value / most, f"{value:,}{unit}", colour))
-    counted = {
-        k: f"{v:,}" for k, v in verdict.counts.items() if k in ("loads", "stores", "shared", "barriers", "sectors")
-    }
-    return "".join(parts) + (look.facts(counted) if counted else "")
+    shown = ("loads", "stores", "shared", "barriers", "sectors")
+    counted = {k: many(v) for k, v in verdict.counts.items() if k in shown}
+    return "".join(parts) + (f'<div style="margin-top:1em">{look.facts(counted)}</div>' if counted else "")
+
+
+def many(number: int) -> str:
+    """A count that fits a tile."""
+    return f"{number:,}" if number < 1e6 else f"{number / 1e6:.2f} M"
 
 
 def bar(word: str, share: float, value: str, colour: str, whisker: str = "") -> str:
@@ -224,7 +250,8 @@ def times(rows: Sequence[tuple[str, CudaVerdict]]) -> str:
         for word, t, colour in found
     )  # fmt: skip
     note = "Estimated for one H100 from counted memory traffic at the emulator's small size; no GPU was used."
-    return drawn + (look.banner([note]) if any(t.modelled for _, t, _ in found) else "")
+    told = look.banner([note]) if any(t.modelled for _, t, _ in found) else ""
+    return f'{drawn}<div style="margin:.8em 0">{told}</div>'
 
 
 def rounds_drawn(seen: Sequence[LoopEvent]) -> str:
@@ -262,17 +289,23 @@ def build(pipeline: CudaPipeline) -> gr.Blocks:
     with gr.Blocks(title="graft CUDA", analytics_enabled=False) as blocks:
         gr.HTML(
             look.header("CUDA", "From a PyTorch operator to a kernel that is right, and how fast.", describe(pipeline))
+            + STYLE
         )
         banner = gr.HTML()
         with gr.Row():
             with gr.Column(scale=2):
                 name = gr.Dropdown([*names, OWN], value=names[0], label="Operator")
                 reference = gr.Textbox(
-                    page.tasks[names[0]].reference, label="Reference (PyTorch)", lines=12, max_lines=16
+                    page.tasks[names[0]].reference,
+                    label="Reference (PyTorch)",
+                    lines=12,
+                    max_lines=16,
+                    elem_classes="graft-code",
                 )
                 rounds = gr.Slider(1, 10, value=4, step=1, label="Rounds")
                 start = gr.Button("Search", variant="primary")
-                own = gr.Textbox(label="Kernel of your own", lines=8, placeholder="/* launch {…} */ __global__ void …")
+                own = gr.Textbox(label="Kernel of your own", lines=8, max_lines=16, elem_classes="graft-code",
+                                 placeholder="/* launch {…} */ __global__ void …")  # fmt: skip
                 check = gr.Button("Check my kernel")
             with gr.Column(scale=3):
                 verdict = gr.HTML(look.empty("Nothing was checked yet."))

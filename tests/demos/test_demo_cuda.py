@@ -49,11 +49,15 @@ def test_a_kernel_of_ones_own_is_checked(page):
     assert "passes" in page.check(*own, RIGHT)[1]
     wrong = page.check(*own, CHEATS["writes zeros"][1])
     assert "differs from the reference" in wrong[1] and ">wrong<" in wrong[3] and "got | expected" in wrong[3]
+    assert "All trials have one shape" not in wrong[3]
+    fixed = page.check(cuda.OWN, relu().reference.replace("torch.rand(rows, columns)", "torch.rand(64, 100)"), RIGHT)
+    assert "passes" in fixed[1] and "All trials have one shape" in fixed[3]
     refused = page.check(*own, CHEATS["reads the clock"][1])
     assert "refused by the policy" in refused[1] and "clock64" in refused[2] and "Nothing was run" in refused[3]
     hostile = page.check(*own, RIGHT.replace("__global__", "// <script>alert(1)</script>\n__global__"))
     assert "<script>" not in "".join(hostile)
     assert refused[1].count("refused by the policy") == 1, "the verdict is said once"
+    assert refused[1].count("kernels do not read clocks") == 1, "and so is its only diagnostic"
     broken = page.check(cuda.OWN, relu().reference.replace("def get_inputs():", "def get_inputs():\n    1 / 0"), RIGHT)
     assert "the reference itself fails" in broken[1] and f"background:{cuda.RED}" not in broken[1]
     flagged = page.check(*own, CHEATS["adds in half precision"][1].replace("x[0]", "x[0]"))
@@ -65,7 +69,9 @@ def test_errors_are_shown_in_the_librarys_words(page):
     assert "does not define Model" in list(page.search(cuda.OWN, "x = 1"))[-1][0]
     unknown = list(page.search(cuda.OWN, relu().reference))[-1][0]
     assert "not recorded" in unknown and "--run" in unknown
-    assert "no kernel to check" in page.check(cuda.OWN, relu().reference, "")[0]
+    nothing = page.check(cuda.OWN, relu().reference, "")
+    assert "no kernel to check" in nothing[0] and nothing[1:] == cuda.BLANK[1:]
+    assert "__global__ function" in page.check(cuda.OWN, relu().reference, "multiply, please")[2]
     assert "nothing to score" in page.evaluate(None)[0] and page.fill("nobody's") == ""
 
 
