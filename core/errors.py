@@ -65,6 +65,10 @@ class DataError(GraftError):
             what += f", expected {expected})" if expected is not None else ")"
         super().__init__(what, where=place or None, hint=hint)
 
+    def with_hint(self, hint: str | None) -> DataError:
+        """The same error with another next step."""
+        return _rebuild_data_error(self.what, self.where, hint, self.file, self.line, self.field)
+
     def __reduce__(self):
         return (_rebuild_data_error, (self.what, self.where, self.hint, self.file, self.line, self.field))
 

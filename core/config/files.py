@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,25 @@ def fsync_dir(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 through a temporary file, fsync and rename; a full or read-only disk is a `GraftError`."""
+def write_text(path: str | Path, text: str | Iterable[str]) -> None:
+    """Write a text, or one piece after the other, as UTF-8 through a temporary file, fsync and rename.
+
+    A full or read-only disk is a `GraftError`; whatever goes wrong, the file is as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as handle:
-            handle.write(text)
+            handle.writelines([text] if isinstance(text, str) else text)
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         fsync_dir(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise GraftError(
             f"cannot write: {error.strerror or error}", where=str(path), hint="check free space and permissions"
         ) from error

@@ -78,6 +78,8 @@ class Method:
     Args:
         tiny: preset of the model that stands in for the recipe's in its smoke form.
         limits: keys of a recipe that it cannot act on.
+        look: `(first examples, recipe, options)` raises where they, or a file that options name, are nothing to learn
+            from; called without torch, before anything is loaded.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Method:
     build: Callable[[Any], Any]
     tiny: str = "tiny"
     limits: tuple[Limit, ...] = ()
+    look: Callable[[Sequence[Any], Any, Any], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,16 @@ def blocks_read(names: Iterable[str | None]) -> set[str]:
 
 
 def method(
-    name: str, config: type = NoOptions, tiny: str = "tiny", limits: tuple[Limit, ...] = ()
+    name: str,
+    config: type = NoOptions,
+    tiny: str = "tiny",
+    limits: tuple[Limit, ...] = (),
+    look: Callable[[Sequence[Any], Any, Any], None] | None = None,
 ) -> Callable[[Callable], Callable]:
     """Register a stage builder under `app.name`: `@method("translation.parallel", config=Parallel)`."""
 
     def add(build: Callable) -> Callable:
-        METHODS.register(name)(Method(name, config, build, tiny, limits))
+        METHODS.register(name)(Method(name, config, build, tiny, limits, look))
         return build
 
     return add

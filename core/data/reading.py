@@ -46,8 +46,7 @@ def not_found(place: str | Path) -> DataError:
     elif not place.parent.is_dir():
         hint = f"there is no folder {place.parent}; the path starts from {Path.cwd()}"
     else:
-        # endings are alike in all names
-        beside = {found.stem: found.name for found in sorted(place.parent.iterdir())}
+        beside = {found.stem: found.name for found in sorted(place.parent.glob(f"*{place.suffix}"))}
         close = difflib.get_close_matches(place.stem, beside, n=1, cutoff=0.5)
         hint = f"did you mean '{beside[close[0]]}'?" if close else f"the path starts from {Path.cwd()}"
     return DataError("file not found", file=place, hint=hint)

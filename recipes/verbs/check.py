@@ -14,9 +14,9 @@ from recipes.catalogue import find
 
 EXAMPLES = """  graft check recipes/translation/quickstart.yaml
   graft check mine.yaml train.lr=1e-3 --show
-  graft check mine.yaml --fix              # mend misspelt keys"""
+  graft check mine.yaml --fix              # mend misspelt keys, copy data files without their bad rows"""
 
-ROWS = 100
+ROWS, SHOWN = 100, 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +24,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="key.path=value")
     parser.add_argument("--show", action="store_true", help="print the resolved recipe with every default")
     parser.add_argument("--smoke", action="store_true", help="check the small form")
-    parser.add_argument("--fix", action="store_true", help="write misspelt keys right, and show what changed")
+    parser.add_argument("--fix", action="store_true", help="mend misspelt keys; copy data without bad rows")
 
 
 def run(options: argparse.Namespace) -> int:
     from core.config.load import dump_yaml, load_recipe, resolve_stages, smoke
-    from core.config.registry import app_of
+    from core.config.registry import METHODS, app_of
     from core.training.evaluate import check_sampling, check_select
 
     start = time.perf_counter()
@@ -44,12 +44,18 @@ def run(options: argparse.Namespace) -> int:
     if options.show:
         print(dump_yaml(recipe))
     stages = resolve_stages(recipe)
-    seen: list = []
+    app, seen = app_of(recipe), dict[str, list]()
     for stage in stages:
-        for source in (*stage.recipe.data.train, *stage.recipe.data.eval):
-            if source not in seen:
-                seen.append(source)
-                print(check_source(app_of(recipe), source, stage.recipe.data.on_bad))
+        data = stage.recipe.data
+        for source in (*data.train, *data.eval):
+            if repr(source) not in seen:
+                if options.fix and data.on_bad == "raise" and source.path:
+                    clean(app, source)
+                line, seen[repr(source)] = check_source(app, source, data.on_bad)
+                print(line)
+        look = METHODS.get(stage.method).look
+        if look is not None:
+            look([row for source in data.train for row in seen[repr(source)]], stage.recipe, stage.options)
     check_model(recipe)
     check_select(app_of(recipe), stages)
     check_sampling(recipe)
@@ -59,23 +65,50 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_source(app, source, on_bad: str) -> str:
-    """Read the first rows of one source. Returns the line to print; raises `DataError` with file and line."""
-    from core.config.load import missing_variables
-    from core.data.rows import BadRows
+def check_source(app, source, on_bad: str) -> tuple[str, list]:
+    """Read the first rows of one source. Returns the line to print and the rows.
+
+    Raises:
+        DataError: with file and line, of the first bad row where such rows are not passed over.
+    """
+    from core.data.cleaned import Listed
+    from core.data.rows import read_source
     from core.errors import DataError
 
-    for name in missing_variables(source.path):
-        raise DataError(f"the environment variable {name} is not set", file=source.path, hint=f"export {name}=…")
-    bad = BadRows(on_bad, None)
-    reader = app.readers.get(source.reader)
-    rows = list(itertools.islice(reader(source.path, split=source.split, on_bad=bad, **source.with_), ROWS))
+    bad = Listed(ROWS)
+    rows = list(itertools.islice(read_source(app, source, bad), ROWS))
+    if bad.count and (on_bad == "raise" or not rows):
+        raise bad.told(usable=bool(rows))
     if not rows:
         raise DataError("the source has no rows", file=source.path or source.reader)
-    verdict = getattr(reader, "verdict", None)
+    verdict = getattr(app.readers.get(source.reader), "verdict", None)
     found = f"{verdict(source.path, source.split)}; " if verdict else ""
     line = f"{source.reader} {source.path or '(embedded)'}: {found}first {len(rows)} rows read, {bad.count} bad"
-    return "\n".join([line, *(f"  skipped: {error.where}: {error.what}" for error in bad.first)])
+    return "\n".join([line, *(f"  skipped: {error.where}: {error.what}" for error in bad.first)]), rows
+
+
+def clean(app, source) -> None:
+    """Read a source as a whole; where rows of it are bad, write the others beside it and say so.
+
+    Raises:
+        DataError: rows are bad, with what to do next.
+    """
+    from core.data.cleaned import Listed, clean_copies
+    from core.data.rows import read_source
+
+    bad = Listed()
+    good = sum(1 for _ in read_source(app, source, bad))
+    if not bad.errors:
+        return
+    for error in bad.errors[:SHOWN]:
+        print(f"  {error.where}: {error.what}")
+    if bad.count > SHOWN:
+        print(f"  … and {bad.count - SHOWN} more")
+    if not good:
+        raise bad.told(usable=False)
+    said = "the rows of {} that can be used are in {}: set path: to it"
+    ways = "; ".join(said.format(*pair) for pair in clean_copies(bad.errors).items())
+    raise bad.errors[0].with_hint(ways or "data.on_bad: skip leaves such rows out")
 
 
 def check_model(recipe) -> None:

@@ -35,7 +35,23 @@ class DpoConfig:
     label_smoothing: float = key(0.0, "share of pairs taken to be labelled the wrong way round", least=0, most=0.49)
 
 
-@method("chat.dpo", config=DpoConfig, limits=DPO)
+def look(examples: Iterable[ChatExample], recipe: Any, options: DpoConfig) -> None:
+    """Raises for a conversation without both answers, and for a likelihood that pairs would weigh."""
+    if options.sft and options.weighting != "none":
+        raise ConfigError(
+            "a likelihood is not weighed by pairs", where="with.sft", hint="set weighting: none, or sft: 0"
+        )
+    for number, example in enumerate(examples, 1):
+        if example.answer is None or example.rejected is None:
+            raise DataError(
+                f"conversation {number} has no better and worse answer",
+                field="rejected" if example.rejected is None else "chosen",
+                got=example.messages[-1][1],
+                hint='use the reader "preferences"',
+            )
+
+
+@method("chat.dpo", config=DpoConfig, limits=DPO, look=look)
 def dpo(ctx: StageContext) -> Stage:
     """Pairs of answers behind one prompt."""
     from core.training.preference.dpo import DpoTrainer
@@ -46,24 +62,14 @@ def dpo(ctx: StageContext) -> Stage:
 
     def pairs(examples: Iterable[ChatExample]) -> list[Any]:
         rows = []
-        for number, example in enumerate(examples, 1):
-            if example.answer is None or example.rejected is None:
-                raise DataError(
-                    f"conversation {number} has no better and worse answer",
-                    field="rejected" if example.rejected is None else "chosen",
-                    got=example.messages[-1][1],
-                    hint='use the reader "preferences"',
-                )
+        for example in examples:
             turns = with_system(example, options.system)
-            answers = [(*turns, ("assistant", text)) for text in (example.answer, example.rejected)]
+            answers = [(*turns, ("assistant", str(text))) for text in (example.answer, example.rejected)]
             made = [prompts.segments(a, ctx.tokenizer, options.template, every_turn=False) for a in answers]
             rows.append(Pair(*made))
         return rows
 
-    if options.sft and options.weighting != "none":
-        raise ConfigError(
-            "a likelihood is not weighed by pairs", where="with.sft", hint="set weighting: none, or sft: 0"
-        )
+    look(ctx.train, ctx.recipe, options)
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, options.sft]} if options.sft else {}
     held_out = [example for example in ctx.eval or () if example.answer and example.rejected]
     return Stage(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from core.training.stage import Stage, StageContext
 
 LEAVES_OUT = "data.on_bad: skip leaves such rows out"
+ENDS_SO = "a conversation to learn from ends with what the assistant says"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,19 @@ def with_system(example: ChatExample, system: str | None) -> tuple[tuple[str, st
     return example.messages
 
 
-@method("chat.sft", config=SftConfig, limits=CHAT_SFT)
+def look(examples: Sequence[ChatExample], recipe: Any, options: SftConfig) -> None:
+    """Raises `DataError` where conversations have no answer to learn, as `data.on_bad` says."""
+    without = [number for number, example in enumerate(examples, 1) if example.answer is None]
+    count, of = len(without), len(examples)
+    if without and (recipe.data.on_bad == "raise" or count == of):
+        raise DataError(
+            f"{count} of {of} conversations have no answer to learn; the first is number {without[0]}",
+            got=examples[without[0] - 1].messages[-1][1],
+            hint=LEAVES_OUT if count < of else ENDS_SO,
+        )
+
+
+@method("chat.sft", config=SftConfig, limits=CHAT_SFT, look=look)
 def sft(ctx: StageContext) -> Stage:
     """Rows of given and learnt segments."""
     from core.training.stage import Stage
@@ -84,13 +97,8 @@ def answered(ctx: StageContext) -> list[ChatExample]:
     from core.training.callbacks import say
 
     found = list(ctx.train)
-    without = [number for number, example in enumerate(found, 1) if example.answer is None]
-    if without and ctx.recipe.data.on_bad == "raise":
-        raise DataError(
-            f"{len(without)} of {len(found)} conversations have no answer to learn; the first is number {without[0]}",
-            got=found[without[0] - 1].messages[-1][1],
-            hint=LEAVES_OUT,
-        )
+    look(found, ctx.recipe, ctx.options)
+    without = [example for example in found if example.answer is None]
     if without and ctx.run is not None:
         say(ctx.run, f"{len(without)} of {len(found)} conversations have no answer to learn and are left out")
     return [example for example in found if example.answer is not None]

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apps.embeddings import prompts
@@ -20,10 +21,12 @@ from apps.embeddings.example import EmbeddingExample
 from core.config.limits import CONTRASTIVE
 from core.config.registry import method
 from core.config.schema import key
-from core.errors import DataError
+from core.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from core.training.stage import Stage, StageContext
+
+MINERS = ("none", "bm25")
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,46 @@ class Row:
     score: float = 1.0
 
 
-@method("embeddings.stage1", config=ContrastiveConfig, limits=CONTRASTIVE)
+NOTHING_NEAR = ("no example says what a text should be near to", "give pos, similar pairs or labels")
+NO_SCORES = ("embeddings.graded needs pairs with a score", "use the sts reader")
+
+
+def look(examples: Sequence[EmbeddingExample], recipe: Any, options: ContrastiveConfig) -> None:
+    """Raises where no example has something near, or the model that mines negatives is not there."""
+    if not any(_says_near(example, options.similar) for example in examples):
+        raise DataError(NOTHING_NEAR[0], hint=NOTHING_NEAR[1])
+    # a model's path or id has a /
+    if options.mine not in MINERS and "/" not in options.mine and not Path(options.mine).is_dir():
+        near = nearest(options.mine, MINERS)
+        raise ConfigError(f"nobody called '{options.mine}' mines negatives", where="with.mine",
+                          hint=" ".join(filter(None, [near, "none, bm25, or the path of a model"])))  # fmt: skip
+
+
+def look_graded(examples: Sequence[EmbeddingExample], recipe: Any, options: GradedConfig) -> None:
+    """Raises where no pair has a score."""
+    if not any(example.text2 is not None and example.score is not None for example in examples):
+        raise DataError(NO_SCORES[0], field="score", hint=NO_SCORES[1])
+
+
+def _says_near(example: EmbeddingExample, similar: float) -> bool:
+    if example.kind == "pair":
+        return example.score is None or example.score >= similar
+    return example.kind in ("triplet", "labelled")
+
+
+@method("embeddings.stage1", config=ContrastiveConfig, limits=CONTRASTIVE, look=look)
 def stage1(ctx: StageContext) -> Stage:
     """Search data, every document of the batch a candidate."""
     return _contrastive(ctx, in_batch=True)
 
 
-@method("embeddings.stage2", config=ContrastiveConfig, limits=CONTRASTIVE)
+@method("embeddings.stage2", config=ContrastiveConfig, limits=CONTRASTIVE, look=look)
 def stage2(ctx: StageContext) -> Stage:
     """All kinds of data, own candidates only."""
     return _contrastive(ctx, in_batch=False)
 
 
-@method("embeddings.graded", config=GradedConfig, limits=CONTRASTIVE)
+@method("embeddings.graded", config=GradedConfig, limits=CONTRASTIVE, look=look_graded)
 def graded(ctx: StageContext) -> Stage:
     """Pairs with scores, ordered by them."""
     from apps.embeddings.objective import cosent
@@ -91,7 +121,7 @@ def graded(ctx: StageContext) -> Stage:
         if e.text2 is not None and e.score is not None
     ]
     if not rows:
-        raise DataError("embeddings.graded needs pairs with a score", field="score", hint="use the sts reader")
+        raise DataError(NO_SCORES[0], field="score", hint=NO_SCORES[1])
     return _stage(ctx, rows, partial(cosent, temperature=ctx.options.temperature), distinct=False)
 
 
@@ -147,7 +177,7 @@ def rows_of(examples: Iterable[EmbeddingExample], similar: float, seed: int) -> 
     for example in examples:
         if example.kind == "triplet":
             rows += [Row(example.text, text, example.neg, example.task, example.task) for text in example.pos]
-        elif example.kind == "pair" and (example.score is None or example.score >= similar):
+        elif example.kind == "pair" and _says_near(example, similar):
             rows.append(Row(example.text, example.text2 or "", (), example.task, example.task, True))
         elif example.kind == "labelled":
             classes[example.task][example.label].append(example.text)
@@ -162,7 +192,7 @@ def rows_of(examples: Iterable[EmbeddingExample], similar: float, seed: int) -> 
                     other = texts[(place + chance.randrange(1, len(texts))) % len(texts)]
                     rows.append(Row(text, other, _strangers(label, everything, chance), task, task, True))
     if not rows:
-        raise DataError("no example says what a text should be near to", hint="give pos, similar pairs or labels")
+        raise DataError(NOTHING_NEAR[0], hint=NOTHING_NEAR[1])
     return rows
 
 
@@ -187,7 +217,7 @@ def with_negatives(rows: list[Row], options: ContrastiveConfig, ctx: Any, needed
     for number, row in enumerate(rows):
         groups[row.group].append(number)
     chance, done = random.Random(ctx.recipe.seed), list(rows)
-    teacher = _teacher(options.mine) if options.mine not in ("none", "bm25") else None
+    teacher = _teacher(options.mine) if options.mine not in MINERS else None
     for numbers in groups.values():
         own = [rows[i] for i in numbers]
         if options.mine != "none":

@@ -1,0 +1,108 @@
+"""`graft check` as a person meets it: what is wrong with the data and the options, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from recipes.cli import main
+
+GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]}
+OPEN = {"messages": [{"role": "user", "content": "Hello"}]}
+BAD = {"messages": [{"role": "user"}]}
+
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys):
+    """(method, rows or the file's text, block, arguments) → status and what was printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(method, rows, block="", *arguments):
+        text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "rows.jsonl").write_text(text)
+        app = method.partition(".")[0]
+        reader = {"chat": "auto", "embeddings": "jsonl"}[app]
+        (tmp_path / "mine.yaml").write_text(
+            f"app: {app}\nmodel: {{path: embedded}}\nmethod: {method}\n"
+            f"data: {{train: [{{reader: {reader}, path: rows.jsonl}}]}}\n{block}\n"
+        )
+        status = main(["check", "mine.yaml", *arguments])
+        out, err = capsys.readouterr()
+        return status, out + err
+
+    return run
+
+
+def test_all_bad_rows_are_named_at_once(check):
+    status, said = check("chat.sft", [GOOD, BAD, GOOD, BAD, BAD])
+    assert status == 2 and "rows.jsonl:2" in said and "rows 4, 5 are bad too" in said and "--fix" in said
+    status, said = check("chat.sft", [GOOD, BAD, GOOD], "", "data.on_bad=skip")
+    assert status == 0 and "1 bad" in said
+    for policy in ("skip", "raise"):
+        status, said = check("chat.sft", [BAD, BAD], "", f"data.on_bad={policy}")
+        assert status == 2 and "the turn is no text" in said and "--fix" not in said
+
+
+def test_a_file_of_bad_rows_is_given_up_early(check, monkeypatch):
+    from apps.chat import data
+
+    tried, original = [], data.conversation
+    monkeypatch.setattr(data, "conversation", lambda *args: tried.append(1) or original(*args))
+    assert check("chat.sft", [BAD] * 5000, "", "data.on_bad=skip")[0] == 2 and len(tried) == 100
+
+
+def test_fix_writes_the_rows_that_can_be_used(check, tmp_path):
+    rows = [*[GOOD] * 150, BAD, *[GOOD] * 3]
+    assert check("chat.sft", rows)[0] == 0, "the first hundred rows are good"
+    status, said = check("chat.sft", rows, "", "--fix")
+    assert status == 2 and "rows.jsonl:151" in said and "set path: to it" in said
+    clean = tmp_path / "rows.clean.jsonl"
+    assert [json.loads(line) for line in clean.read_text().splitlines()] == [GOOD] * 153
+    assert (tmp_path / "rows.jsonl").read_text().count("\n") == 154
+    assert check("chat.sft", rows, "", "--fix", "data.train.0.path=rows.clean.jsonl")[0] == 0
+    half = json.dumps(GOOD) + "\n" + json.dumps(GOOD)[:30]
+    clean.unlink()
+    status, said = check("chat.sft", half, "", "--fix")
+    assert status == 2 and "the last line is cut off" in said and clean.read_text() == json.dumps(GOOD) + "\n"
+    clean.unlink()
+    status, said = check("chat.sft", [BAD, BAD], "", "--fix")
+    assert status == 2 and "none of the 2 rows" in said and not clean.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "block", "what"),
+    [
+        ("chat.sft", [GOOD, OPEN], "", "1 of 2 conversations have no answer to learn; the first is number 2"),
+        ("chat.sft", [OPEN], "data.on_bad=skip", "ends with what the assistant says"),
+        ("chat.dpo", [GOOD], "", "no better and worse answer"),
+        ("chat.grpo", [OPEN], "with: {rewards: [rewards.py:f]}", "file not found"),
+        ("chat.grpo", [OPEN], "with: {rewards: [no_such.module:f]}", "there is no module 'no_such.module'"),
+        ("chat.grpo", [OPEN], "with: {rewards: [length]}", "'length' names no function"),
+        ("chat.grpo", [OPEN], "with: {group: 7}", "no whole groups of 7"),
+        ("embeddings.stage1", [{"text": "a"}], "", "no example says what a text should be near to"),
+        ("embeddings.stage2", [{"text": "a", "text2": "b", "score": 0.1}], "", "no example says"),
+        ("embeddings.graded", [{"text": "a", "pos": "b"}], "", "pairs with a score"),
+        ("embeddings.stage1", [{"text": "a", "pos": "b"}], "with: {mine: bm52}", "did you mean 'bm25'"),
+        ("embeddings.stage1", [{"text": "a", "pos": "b"}], "with: {matryoshka: [0]}", "at least 1, got 0"),
+    ],
+)
+def test_nothing_to_learn_is_told_without_a_model(check, method, rows, block, what):
+    arguments = [block] if "=" in block else []
+    status, said = check(method, rows, "" if arguments else block, *arguments)
+    assert status == 2 and what in said, said
+
+
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [
+        ("chat.sft", [GOOD]),
+        ("chat.grpo", [OPEN]),
+        ("embeddings.stage1", [{"text": "a", "pos": "b"}, {"text": "x"}]),
+        ("embeddings.stage2", [{"text": "a", "label": "b"}]),
+        ("embeddings.graded", [{"text": "a", "text2": "b", "score": 0.1}]),
+        ("embeddings.warm", [{"text": "a"}]),
+    ],
+)
+def test_what_can_be_learnt_passes(check, method, rows):
+    assert check(method, rows)[0] == 0
