@@ -52,6 +52,12 @@ def merge(
     if mode not in MODES:
         raise ConfigError(f"unknown mode '{mode}'", where="--mode", hint=f"known: {', '.join(MODES)}")
     folder = Path(resolve_path(str(source)))
+    if (folder / "stacked.json").is_file():
+        raise MergeError(
+            "a stacked model stays beside its two bases",
+            where=str(folder),
+            hint="open it as it is: apps.lm.StackPipeline",
+        )
     has_adapter = (folder / "adapter_config.json").is_file()
     branches = not has_adapter and has_branches(folder)
     if not has_adapter and not branches and (dtype == "auto" or mode == "separate"):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +37,7 @@ from core.training.run import plan, train
 from recipes.catalogue import find
 from recipes.cli import main
 
+ROOT = Path(__file__).parents[2]
 WORDS = {"animal": ("dog", "cat", "Hund", "Katze"), "food": ("apple", "cake", "Apfel", "Kuchen")}
 STAGES = ("lm.stack", "lm.stack_tune", "lm.stack_task")
 
@@ -165,6 +170,49 @@ def test_a_step_does_not_depend_on_how_it_is_cut(tmp_path, data, encoder, stages
     np.testing.assert_allclose(found[0], found[1], atol=2e-4)
 
 
+@pytest.mark.parametrize("base", [{"path": "embedded", "preset": None, "tokenizer": None}, {}], ids=["path", "preset"])
+def test_a_quantized_base_with_recomputed_activations(tmp_path, data, encoder, base):
+    model = {**base, "quantization": "graft:nf4"}
+    backend = {"activation_checkpoint": "full"}
+    run, result = trained(tmp_path / "run", data, encoder, model=model, backend=backend)
+    assert result["status"] == "done"
+    after = result["after"].metrics["unexplained"].value
+    assert evaluate(run.path).metrics["unexplained"].value == pytest.approx(after, rel=1e-3)
+    assert (run.model_dir / "llm").is_dir() == (not base)
+
+
+TWO = """
+import sys
+sys.path.insert(0, {root!r})
+from core.config.run_folder import RunFolder
+from core.training.run import train
+
+run = RunFolder({run!r})
+train(run.recipe(), run)
+"""
+
+
+def test_two_processes_learn_what_one_learns(tmp_path, data, encoder):
+    def new(name):
+        batch = {"size": 8, "micro": 4 if name == "two" else 8}
+        more = {"train": {"batch": batch}, "backend": {"strategy": "auto", "device": "cpu"}}
+        return RunFolder.create(recipe_from(raw(tmp_path / name, data, encoder, **more)))
+
+    alone, two = new("alone"), new("two")
+    train(alone.recipe(), alone)
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(root=str(ROOT), run=str(two.path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = []
+    for run in (alone, two):
+        with StackPipeline.from_pretrained(run.path) as read:
+            found.append(read(["I see the cake.", "I see the dog number 3."]))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
 def test_a_run_goes_on_from_a_stack_that_was_saved(tmp_path, data, encoder):
     first, _ = trained(tmp_path / "first", data, encoder, STAGES[:1])
     model = {"preset": None, "tokenizer": None, "path": str(first.path)}
@@ -203,6 +251,7 @@ ADAPTER = {"kind": "lora", "r": 4}
         ({"model": {"edits": [{"kind": "mt_encoder", "template": "{txt}"}]}}, "fields are {text} and {lang}"),
         ({"model": {"edits": [{"kind": "mt_encoder", "template": "[{lang}]"}]}}, "no place for the text"),
         ({"model": {"edits": [{"kind": "mt_encoder", "codes": {"en": 3}}]}}, "the code of 'en' is 3"),
+        ({"model": {"edits": [{"kind": "mt_encoder", "path": ""}]}}, "the encoder has no path"),
         ({"model": {"edits": [{"kind": "mt_encoder", "pth": "x"}]}}, "unknown key 'pth'"),
     ],
 )

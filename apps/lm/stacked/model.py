@@ -68,7 +68,7 @@ class StackedLm(StackedEncoderLM):
     """A stacked model that knows how its encoder reads.
 
     Attributes:
-        reader: the encoder's. llm_source: the language model's path and number format, {} where it has none on disk.
+        reader: the encoder's. llm_source: the language model's path, "" where it has none on disk, and number format.
     """
 
     reader: Reader
@@ -121,31 +121,37 @@ def build_model(config: ModelConfig, tokenizer: Any, *, device: str, seed: int =
     folder = saved(config.path)
     if folder is not None:
         return opened(folder, device)
-    from core.quantization.load import load_base
+    from core.quantization.load import carries_base, load_base
 
+    if carries_base(config.quantization):
+        raise UnsupportedError(
+            f"the codes of '{config.quantization}' depend on data, and a stacked model names its bases by their paths",
+            where="model.quantization",
+            hint="take one that does not calibrate, such as graft:nf4",
+        )
     reader = reader_of(config)
     plain = copy.copy(config)
     plain.edits, plain.adapters = [], []
     if plain.dtype == "auto" and plain.quantization == "none":
         plain.dtype = "fp32"
     llm = load_base(plain, tokenizer, device=device, seed=seed, texts=texts)
-    source = {"path": _absolute(config.path), "quantization": config.quantization} if config.path else {}
+    source = {"path": _absolute(config.path) if config.path else "", "quantization": config.quantization}
     return _stacked(load_encoder(reader.options.path, device), llm, reader, source, seed)
 
 
 def opened(folder: Path, device: str, dtype: str = "fp32") -> StackedLm:
     """A saved stacked model with its adapters, on `device`."""
-    from peft import PeftConfig, get_peft_model
-
-    from core.quantization.load import load_base
+    from core.inference.load import attach_adapter
+    from core.quantization.load import holds_codes, load_base
 
     stored, reader = read_json(folder / "config.json"), reader_of(ModelConfig(path=str(folder)))
     source = stored["llm"]
-    wanted = ModelConfig(path=source.get("path") or str(folder / "llm"), dtype="fp32" if dtype == "auto" else dtype)  # type: ignore[arg-type]
-    wanted.quantization = source.get("quantization", "none")
+    place = source["path"] or str(folder / "llm")
+    wanted = ModelConfig(path=place, quantization="none" if holds_codes(place) else source["quantization"])
+    wanted.dtype = "fp32" if dtype == "auto" and wanted.quantization == "none" else dtype  # type: ignore[assignment]
     llm = load_base(wanted, None, device=device)
     if (folder / "adapter" / "adapter_config.json").is_file():
-        llm = get_peft_model(llm, PeftConfig.from_pretrained(str(folder / "adapter")))
+        llm = attach_adapter(llm, str(folder / "adapter"), trainable=True)
     model = _stacked(load_encoder(reader.options.path, device), llm, reader, source)
     model.load(folder)
     return model.to(device)

@@ -143,16 +143,17 @@ class StackPipeline:
             CheckpointError: the folder holds something that is no model.
         """
         from apps.lm.stacked.model import KIND, _absolute
-        from core.inference.save import base_weights
+        from core.inference.save import save_base
 
         model = self._live()
         options = model.reader.options
         with whole_folder(path, CARD) as folder:
             model.save_pretrained(folder)
-            if not model.llm_source:
-                peft = hasattr(model.llm, "peft_config")
-                bare = model.llm.get_base_model() if peft else model.llm
-                bare.save_pretrained(folder / "llm", state_dict=base_weights(model.llm) if peft else None)
+            if not model.llm_source["path"]:
+                if hasattr(model.llm, "peft_config"):
+                    save_base(model.llm, folder / "llm")
+                else:
+                    model.llm.save_pretrained(folder / "llm")
             self.tokenizer.save_pretrained(folder)
             model.reader.tokenizer.save_pretrained(folder / "reader")
             encoder = {**dataclasses.asdict(options), "path": _absolute(options.path)}

@@ -110,13 +110,9 @@ class _StackTrainer(SupervisedTrainer):
                 rows = [dataset[i] for i in range(start, min(start + 32, len(dataset)))]
                 inputs = self._prepare_inputs(self.data_collator(rows))
                 with self.compute_loss_context_manager():
-                    total += float(self.compute_loss(model, self.with_targets(model, inputs))) * len(rows)
+                    total += float(self.compute_loss(model, inputs)) * len(rows)
         model.train(training)
         return {"loss": total / len(dataset)}
-
-    def with_targets(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A held-out batch with what its loss compares to."""
-        return inputs
 
 
 class GeneralTrainer(SelfDistillMixin, _StackTrainer):
@@ -130,7 +126,7 @@ class TuneTrainer(TaskMixin, _StackTrainer):
 
 
 class ImitationTrainer(SelfDistillMixin, _StackTrainer):
-    """The student's adapter learns the vectors of the tuned language model, which are computed once."""
+    """The student's adapter learns the vectors of the tuned language model, which are computed once a text."""
 
     stage = 2
 
@@ -145,8 +141,11 @@ class ImitationTrainer(SelfDistillMixin, _StackTrainer):
         super().__init__(*args, **kwargs)
 
     def prepare_targets(self) -> None:
+        """All vectors at once, where every text is read more than once."""
         model = self.accelerator.unwrap_model(self.model)
         rows = getattr(self.train_dataset, "dataset", self.train_dataset).rows
+        if self.args.max_steps * self.args.train_batch_size * self.args.gradient_accumulation_steps <= len(rows):
+            return
         for start in range(0, len(rows), 32):
             part = rows[start : start + 32]
             inputs = self._prepare_inputs(self.data_collator(part))
@@ -155,7 +154,13 @@ class ImitationTrainer(SelfDistillMixin, _StackTrainer):
             for row, target in zip(part, found):
                 row.target = target
 
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        bare = self.accelerator.unwrap_model(model)
+        return super().compute_loss(model, self.with_targets(bare, inputs), *args, **kwargs)
+
     def with_targets(self, model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        if "target" in inputs:
+            return inputs
         return {**inputs, "target": model.teacher(inputs["teacher_ids"], inputs["teacher_mask"], adapter=TASK)}
 
 
