@@ -51,6 +51,10 @@ class ChatExample:
     rejected: str | None = None
     id: str | None = None
 
+    def __str__(self) -> str:
+        """What is said, turn after turn: the text that a tokenizer or a number format is fitted to."""
+        return "\n".join([*(text for _, text in self.messages), *([self.answer] if self.answer else [])])
+
 
 def conversation(row: Mapping[str, Any], layout: str) -> ChatExample:
     """A row of one layout. Raises `DataError` naming the field that is wrong."""

@@ -6,6 +6,7 @@ so that every epoch and every resume sees the same sequences in the sampler's or
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from core.data.encode import IGNORE, Encoded, EncodeStats, encode_stream
 from core.data.pack import blocks, pack
+from core.errors import DataError, GraftError
 
 Item = Encoded | list[Encoded]
 WINDOW = 512
@@ -71,6 +73,26 @@ def block_dataset(documents: Iterable[Sequence[int]], size: int) -> EncodedDatas
     return EncodedDataset([Encoded(ids, list(ids)) for ids in blocks(documents, size)])
 
 
+class WorkerError(DataError):
+    """An error of a loader worker. torch makes it anew in the main process, from what it printed in the worker."""
+
+    MARK = "graft error: "
+
+    def __init__(self, printed: str) -> None:
+        what, where, hint = json.loads(printed.rpartition(self.MARK)[2])
+        super().__init__(what, hint=hint)
+        self.where = where
+
+    @classmethod
+    def of(cls, error: GraftError) -> WorkerError:
+        return cls(cls.MARK + json.dumps([error.what, error.where, error.hint]))
+
+    def __str__(self) -> str:
+        if get_worker_info() is None:
+            return super().__str__()
+        return self.MARK + json.dumps([self.what, self.where, self.hint])
+
+
 class IterableEncodedDataset(IterableDataset):
     """Rows encoded (and packed) while training reads them; resumes by `state_dict`.
 
@@ -117,6 +139,14 @@ class IterableEncodedDataset(IterableDataset):
 
     def placed(self) -> Iterator[tuple[Item, dict[str, int]]]:
         """Each item with the state of its worker's stream after it, and the worker's number."""
+        try:
+            yield from self._placed()
+        except GraftError as error:
+            if get_worker_info() is None:
+                raise
+            raise WorkerError.of(error) from None
+
+    def _placed(self) -> Iterator[tuple[Item, dict[str, int]]]:
         number, count = self._turn()
         while True:
             stream = iter(self.rows())

@@ -189,3 +189,11 @@ def test_shipped_questions_split_apart_and_are_exact():
         example = ChatExample((("user", question),), right)
         assert is_right(right, example) == 1 and is_right(wrong, example) == 0, question
     assert is_right("", ChatExample((("user", "x"),), "7")) == 0
+
+
+def test_a_tokenizer_is_fitted_to_what_is_said(tmp_path):
+    from core.training.run import texts_of
+
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "Hello", "output": "Hi.", "system": "Be kind."}]))
+    assert texts_of(load_data(tmp_path / "a.json")[0]) == ["Be kind.\nHello\nHi."]
+    assert texts_of(ChatExample((("user", "Hello"),))) == ["Hello"]

@@ -128,6 +128,19 @@ def test_a_conversation_without_an_answer_is_named(tmp_path):
     assert "on_bad: skip" in caught.value.hint
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_row_far_into_the_stream_is_told_alike_by_every_reader(tmp_path, monkeypatch, workers):
+    """A loader worker's error arrives without its traceback."""
+    monkeypatch.setattr("core.data.dataset.WINDOW", 8)
+    backend = {"workers": workers, "device": "cpu"}
+    run = new_run(tmp_path / "run", [*ROWS[:12], {"messages": 'a "text"'}], packing=False, backend=backend)
+    with pytest.raises(DataError) as caught:
+        train(run.recipe(), run)
+    assert caught.value.what == "wrong value (got 'a \"text\"', expected a list of turns)"
+    assert caught.value.where == f"{tmp_path / 'rows.jsonl'}:13, field 'messages'"
+    assert "Traceback" not in str(caught.value) and "graft error" not in str(caught.value)
+
+
 def test_a_choice_among_all_rows_is_refused_where_it_is_written(tmp_path):
     with pytest.raises(UnsupportedError, match="with.keep chooses among all rows"):
         new_run(tmp_path / "run", options={"keep": 0.5})
