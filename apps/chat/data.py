@@ -60,7 +60,11 @@ def conversation(row: Mapping[str, Any], layout: str) -> ChatExample:
     """A row of one layout. Raises `DataError` naming the field that is wrong."""
     field = LAYOUTS[layout]
     if field not in row:
-        raise DataError(f"the row has no '{field}'", field=field, got=list(row), expected=f"a row of {layout}")
+        own = _layouts(row)
+        hint = f"it is a row of {own[0]}: use the reader {own[0]}, or auto" if own else None
+        raise DataError(
+            f"the row has no '{field}'", field=field, got=list(row), expected=f"a row of {layout}", hint=hint
+        )
     turns = _alpaca(row) if layout == "alpaca" else _prompt(row) if layout == "prompt" else _turns(row, field)
     chosen = _answer(row, "chosen")
     if turns[-1][0] == "assistant" and chosen in (None, turns[-1][1]):

@@ -18,7 +18,7 @@ import yaml
 
 from core.config.limits import check_limits, settle
 from core.config.parts import check_base, check_parts, check_trackers, check_weighed
-from core.config.registry import METHODS, App, app_of, blocks_read, get_app
+from core.config.registry import METHODS, App, app_names, app_of, blocks_read, get_app
 from core.config.schema import Recipe, SourceConfig, StageConfig, to_plain
 from core.config.typed import Places, UnknownKey, build
 from core.errors import ConfigError, UnsupportedError, nearest
@@ -197,6 +197,10 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
             raise ConfigError(
                 "the stage has no method", where=places.of(path), hint=f"known: {', '.join(METHODS.names())}"
             )
+        own = stage.method.partition(".")[0]
+        if own != app.name and own in app_names():
+            what = f"{stage.method} is a method of the app {own}, and the recipe is of {app.name}"
+            raise ConfigError(what, where=places.of((*path, "method")), hint=f"set app: {own}")
         if stage.method not in METHODS:
             hint = " ".join(
                 filter(None, [nearest(stage.method, METHODS.names()), f"known: {', '.join(METHODS.names())}"])
@@ -307,6 +311,9 @@ def check_source(app: App, source: SourceConfig, places: Places, path: tuple) ->
     for name in source.with_:
         if name not in accepted:
             what = f"reader '{source.reader}' has no argument '{name}'"
+            if name in SourceConfig.__dataclass_fields__:
+                hint = f"{name} stands beside with:, not in it"
+                raise ConfigError(what, where=places.of((*path, "with", name)), hint=hint)
             raise UnknownKey(what, places, (*path, "with", name), accepted, listed="it takes")
 
 

@@ -135,6 +135,10 @@ def check_model(recipe) -> None:
         names = {p.name for p in folder.iterdir()} | {f"model/{p.name}" for p in (folder / "model").glob("*.json")}
         if not names & {"config.json", "adapter_config.json", "model/config.json", "model/adapter_config.json"}:
             raise ConfigError("the folder holds no model (no config.json)", where=path)
+    elif folder.is_file():
+        raise ConfigError(
+            "this is a file", where=place_of(recipe, "path"), hint="name the folder of a model or a hub id"
+        )
     elif looks_local:
         raise ConfigError("model folder not found", where=path)
 

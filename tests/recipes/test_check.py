@@ -106,3 +106,20 @@ def test_nothing_to_learn_is_told_without_a_model(check, method, rows, block, wh
 )
 def test_what_can_be_learnt_passes(check, method, rows):
     assert check(method, rows)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("app: chat", "app: embeddings"), "chat.sft is a method of the app chat, and the recipe is of embeddings"),
+        (("path: embedded", "path: rows.jsonl"), "name the folder of a model"),
+        (("path: rows.jsonl}", "path: rows.jsonl, with: {split: dev}}"), "split stands beside with:, not in it"),
+        (("reader: auto", "reader: alpaca"), "it is a row of messages: use the reader messages, or auto"),
+    ],
+)
+def test_what_stands_in_the_wrong_place(check, tmp_path, capsys, change, what):
+    assert check("chat.sft", [GOOD])[0] == 0
+    text = (tmp_path / "mine.yaml").read_text()
+    assert change[0] in text
+    (tmp_path / "mine.yaml").write_text(text.replace(*change))
+    assert main(["check", "mine.yaml"]) == 2 and what in "".join(capsys.readouterr())
