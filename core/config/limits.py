@@ -51,7 +51,6 @@ def _own_loss(why: str) -> tuple[Limit, ...]:
 _NO_VARLEN = Limit("backend.packed_attention", lambda kind: kind == "varlen", "its rows are not packed", "take it out")
 _ROWS_APART = (
     Limit("data.packing", lambda on: on is True, "its rows never share a sequence", "set it to false", False),
-    Limit("data.streaming", lambda on: on is True, "its rows are read before training", "set it to false"),
     _NO_VARLEN,
     Limit("train.batch", lambda batch: bool(batch.get("ramp")), "its batches are of one size", "take ramp out"),
 )
@@ -69,10 +68,24 @@ MASKED = (
     Limit("backend.cross_entropy", lambda form: form == "fused", "it makes the hidden tokens' logits whole",
           "set it to auto"),
 )  # fmt: skip
+
+
+def _no_stream(why: str, hint: str, when: Callable[[Any], bool]) -> Limit:
+    return Limit("data.streaming", lambda on: on is True, why, f"{hint}, or set streaming to false", when=when)
+
+
 CHAT_SFT = (
-    Limit("data.streaming", lambda on: on is True, "with.keep chooses among all rows", "take with.keep out, or set "
-          "streaming to false", when=lambda options: options.keep is not None),
-)  # fmt: skip
+    _no_stream("with.keep chooses among all rows", "take with.keep out", lambda options: options.keep is not None),
+)
+MONO = (_no_stream("with.shares counts all texts", "set the weight of each source", lambda options: options.shares),)
+PRETRAIN = (
+    _no_stream(
+        "with.shares and with.alpha count all documents",
+        "set the weight of each source",
+        lambda options: options.shares or options.alpha is not None,
+    ),
+    _no_stream("documents apart are packed before training", "take with.apart out", lambda options: options.apart),
+)
 DPO = (*_ROWS_APART, *_own_loss("its loss is TRL's, over pairs of answers"), *_HEAD_BY_TRL)
 CPO = (
     *_ROWS_APART,

@@ -254,6 +254,14 @@ def _check(recipe: Recipe, places: Places) -> None:
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
         _refuse_inert(stage.recipe, places, prefix, acted_on)
+        streaming = (*prefix, "data", "streaming")
+        streaming = streaming if streaming in places.lines else ("data", "streaming")
+        if stage.recipe.data.streaming and not METHODS.get(stage.method).streams:
+            raise UnsupportedError(
+                f"{stage.method} cannot follow data.streaming: its rows are read before training",
+                where=places.of(streaming),
+                hint="set it to false",
+            )
         check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix, stage.options)
         own = (*prefix, "model")
         own = own if own in places.lines else ("model",)
@@ -266,7 +274,7 @@ def _check(recipe: Recipe, places: Places) -> None:
         if stage.recipe.data.streaming and stage.recipe.train.max_steps is None:
             raise ConfigError(
                 "a stream has no length to count epochs with",
-                where=places.of((*prefix, "data", "streaming") if recipe.stages else ("data", "streaming")),
+                where=places.of(streaming),
                 hint="set train.max_steps",
             )
         if stage.recipe.data.streaming and stage.recipe.train.batch.ramp:

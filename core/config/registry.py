@@ -78,6 +78,7 @@ class Method:
     Args:
         tiny: preset of the model that stands in for the recipe's in its smoke form.
         limits: keys of a recipe that it cannot act on.
+        streams: whether it can learn from rows that are read while it trains.
         look: `(first examples, recipe, options)` raises where they, or a file that options name, are nothing to learn
             from; called without torch, before anything is loaded.
     """
@@ -88,6 +89,7 @@ class Method:
     tiny: str = "tiny"
     limits: tuple[Limit, ...] = ()
     look: Callable[[Sequence[Any], Any, Any], None] | None = None
+    streams: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ def method(
     tiny: str = "tiny",
     limits: tuple[Limit, ...] = (),
     look: Callable[[Sequence[Any], Any, Any], None] | None = None,
+    streams: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Register a stage builder under `app.name`: `@method("translation.parallel", config=Parallel)`."""
 
     def add(build: Callable) -> Callable:
-        METHODS.register(name)(Method(name, config, build, tiny, limits, look))
+        METHODS.register(name)(Method(name, config, build, tiny, limits, look, streams))
         return build
 
     return add

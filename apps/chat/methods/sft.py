@@ -57,7 +57,7 @@ def look(examples: Sequence[ChatExample], recipe: Any, options: SftConfig) -> No
         )
 
 
-@method("chat.sft", config=SftConfig, limits=CHAT_SFT, look=look)
+@method("chat.sft", config=SftConfig, limits=CHAT_SFT, look=look, streams=True)
 def sft(ctx: StageContext) -> Stage:
     """Rows of given and learnt segments."""
     from core.training.stage import Stage

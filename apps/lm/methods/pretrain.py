@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.config.limits import PRETRAIN
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment
@@ -29,7 +30,7 @@ class PretrainConfig:
     forecast: list[str] = key([], "finished runs of smaller models, from which this run's bits per byte are forecast")
 
 
-@method("lm.pretrain", config=PretrainConfig)
+@method("lm.pretrain", config=PretrainConfig, limits=PRETRAIN, streams=True)
 def pretrain(ctx: Any) -> Any:
     """Next-token prediction on plain text."""
     from core.training.spikes import guarded

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from apps.translation import prompts
 from apps.translation.data import TranslationExample
 from apps.translation.languages import language
+from core.config.limits import MONO
 from core.config.registry import method
 from core.config.schema import key
 from core.data.segments import Segment, render
@@ -44,7 +45,7 @@ class ParallelConfig:
     mode: Literal["offsets", "pieces"] = key("offsets", "tokenise a row as a whole, or segment by segment")
 
 
-@method("translation.mono", config=MonoConfig)
+@method("translation.mono", config=MonoConfig, limits=MONO, streams=True)
 def mono(ctx: StageContext) -> Stage:
     """Documents as blocks, all tokens trained."""
     from core.training.stage import Stage
@@ -58,7 +59,7 @@ def mono(ctx: StageContext) -> Stage:
     return Stage(rows=flat_map(documents, train), eval_rows=flat_map(documents, ctx.eval or ()), layout="blocks")
 
 
-@method("translation.parallel", config=ParallelConfig)
+@method("translation.parallel", config=ParallelConfig, streams=True)
 def parallel(ctx: StageContext) -> Stage:
     """Prompted pairs, loss on target and end of text."""
     from core.training.stage import Stage

@@ -8,7 +8,7 @@ import pytest
 
 from core.config.load import recipe_from
 from core.config.run_folder import RunFolder
-from core.errors import ConfigError
+from core.errors import ConfigError, UnsupportedError
 from core.training.run import train
 
 
@@ -105,6 +105,5 @@ def test_a_run_that_cannot_be_forecast_from_says_so(tmp_path):
 
 
 def test_shares_of_a_stream_are_refused(tmp_path):
-    run = run_of(tmp_path / "run", with_={"shares": {"de": 1, "en": 1}}, streaming=True)
-    with pytest.raises(ConfigError, match="need all documents"):
-        train(run.recipe(), run)
+    with pytest.raises(UnsupportedError, match="with.shares and with.alpha count all documents"):
+        run_of(tmp_path / "run", with_={"shares": {"de": 1, "en": 1}}, streaming=True)

@@ -182,3 +182,59 @@ def test_an_edit_that_gives_the_cross_entropy_no_weight(edit):
         recipe_from({**raw, "train": {"z_loss": 1e-4}})
     raw["model"]["edits"] = [{**edit, "ce": 0.5}]
     recipe_from({**raw, "train": {"z_loss": 1e-4}})
+
+
+class Unread:
+    """Examples that may be read while training, and not before."""
+
+    def __iter__(self):
+        raise AssertionError("the examples were read before training")
+
+
+def every_method():
+    for app in app_names():
+        get_app(app)
+    return REGISTERED.names()
+
+
+@pytest.mark.parametrize("name", every_method())
+def test_a_method_reads_a_stream_while_it_trains_or_refuses_it(name):
+    """One that says it streams reads nothing while its stage is built; all others name the key and the reason."""
+    app = name.partition(".")[0]
+    rooms = get_app(app)
+    reader = rooms.rooms.get(name, rooms).readers.names()[0]
+    text = (
+        f"app: {app}\nmodel: {{path: embedded}}\nmethod: {name}\ntrain: {{max_steps: 3}}\n"
+        f"data:\n  train: [{{reader: {reader}}}]\n  streaming: true\n"
+    )
+    if not REGISTERED.get(name).streams:
+        with pytest.raises(UnsupportedError, match=f"{name} cannot follow data.streaming") as caught:
+            recipe_from(*parse_yaml(text, "mine.yaml"))
+        assert caught.value.where.startswith("mine.yaml:7") and caught.value.hint
+        return
+    from core.training.stage import StageContext
+
+    found = recipe_from(*parse_yaml(text, "mine.yaml"))
+    options = resolve_stages(found)[0].options
+    made = REGISTERED.get(name).build(StageContext(found, options, None, Unread(), [], rooms))
+    with pytest.raises(AssertionError, match="before training"):
+        next(iter(made.rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("chat.sft", "keep: 0.5"),
+        ("translation.mono", "shares: {de: 1}"),
+        ("lm.pretrain", "shares: {de: 1}"),
+        ("lm.pretrain", "alpha: 0.3"),
+        ("lm.pretrain", "apart: true"),
+    ],
+)
+def test_options_that_need_all_rows_are_refused_with_a_stream(name, options):
+    raw = {**of_app(name, f"with: {{{options}}}").source.raw, "train": {"max_steps": 3}}
+    recipe_from(raw)
+    raw["data"] = {**raw["data"], "streaming": True}
+    with pytest.raises(UnsupportedError, match=f"with.{options.partition(':')[0]}|documents apart") as caught:
+        recipe_from(raw)
+    assert "streaming to false" in caught.value.hint
