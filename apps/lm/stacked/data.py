@@ -82,6 +82,9 @@ def jsonl_texts(path: str, *, split: str | None = None, on_bad: BadRows) -> Iter
 @READERS.register("nusax")
 def nusax(path: str, *, split: str | None = None, on_bad: BadRows, lang: str = "english") -> Iterator[StackExample]:
     """The sentiment set of NusaX (Winata et al. 2023): PATH/LANG/SPLIT.csv, with the English text of the same id."""
+    if not (Path(path) / lang).is_dir():
+        langs = sorted(p.name for p in Path(path).glob("*") if p.is_dir())
+        raise DataError(f"no language '{lang}' here", file=path, hint=f"there are {', '.join(langs) or 'none'}")
     own, english = (_table(Path(path) / name / f"{split or 'train'}.csv") for name in (lang, "english"))
     known = {row["id"]: row["text"] for row in english}
     for number, row in enumerate(own, 2):
