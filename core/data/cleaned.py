@@ -19,7 +19,7 @@ class Listed(BadRows):
     """Keeps every bad row's error.
 
     Args:
-        most: at so many the first one is raised, as there is little to hope for; None keeps all.
+        most: at so many the first one is raised, without a look at the rest; None keeps all.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -30,7 +30,7 @@ class Listed(BadRows):
         super().handle(error)
         self.errors.append(error)
         if self.count == self.most:
-            raise self.told(usable=False)
+            raise self.told()
 
     def told(self, usable: bool = True) -> DataError:
         """The first error, with the places of the others and what can be done about all.

@@ -16,7 +16,7 @@ EXAMPLES = """  graft check recipes/translation/quickstart.yaml
   graft check mine.yaml train.lr=1e-3 --show
   graft check mine.yaml --fix              # mend misspelt keys, copy data files without their bad rows"""
 
-ROWS, SHOWN = 100, 10
+ROWS, BAD, SHOWN = 100, 10_000, 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def check_source(app, source, on_bad: str) -> tuple[str, list]:
     from core.data.rows import read_source
     from core.errors import DataError
 
-    bad = Listed(ROWS)
+    bad = Listed(ROWS if on_bad == "raise" else BAD)
     rows = list(itertools.islice(read_source(app, source, bad), ROWS))
     if bad.count and (on_bad == "raise" or not rows):
         raise bad.told(usable=bool(rows))

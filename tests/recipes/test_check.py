@@ -49,7 +49,9 @@ def test_a_file_of_bad_rows_is_given_up_early(check, monkeypatch):
 
     tried, original = [], data.conversation
     monkeypatch.setattr(data, "conversation", lambda *args: tried.append(1) or original(*args))
-    assert check("chat.sft", [BAD] * 5000, "", "data.on_bad=skip")[0] == 2 and len(tried) == 100
+    assert check("chat.sft", [BAD] * 5000)[0] == 2 and len(tried) == 100
+    status, said = check("chat.sft", [*[BAD] * 150, GOOD], "", "data.on_bad=skip")
+    assert status == 0 and "first 1 rows read, 150 bad" in said, "a hundred and more may be passed over"
 
 
 def test_fix_writes_the_rows_that_can_be_used(check, tmp_path):
