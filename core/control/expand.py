@@ -42,7 +42,7 @@ def expand(model: Any, config: ControlConfig, seed: int = 0) -> Any:
     }[config.expansion]
     if config.expansion == "hybrid" and len(chosen) % 2:
         raise ConfigError(f"a hybrid of {len(chosen)} copies", where="control.num_expand", hint="an even number")
-    if "stack" in kinds and topology.blocks[0].residual == "post_ln":
+    if "stack" in kinds and topology.blocks[0].residual in ("post_ln", "sandwich"):
         raise UnsupportedError(
             f"a copy behind a {topology.family} block cannot be silent: its norm comes last",
             where="control.expansion",

@@ -7,7 +7,7 @@ holds several (a sidecar) is listed as its branches in the order in which they r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from core.errors import ConfigError, UnsupportedModelError, nearest
@@ -20,9 +20,11 @@ class BlockRef:
     """One transformer block: its modules and the geometry of its attention.
 
     `qkv` is set for fused projections, laid out as `qkv_layout` says: "concat" is all of q, then k, then v; "heads" is
-    q, k, v of one head after another. `gate` is None without gating, `mlp` is None where the feed-forward maps stand in
-    the block itself. `sublayer_out` is the module whose output joins the residual after the feed-forward part.
-    `branch` names which part of a compound block this is, "" in a plain model.
+    q, k, v of one head after another. `gate` is None without gating, and where `up` holds both, gate first (Phi-3);
+    `mlp` is None where the feed-forward maps stand in the block itself. `norms` stand in the order in which they run; a
+    "sandwich" has one before and one behind each sub-layer (Gemma 2). `sublayer_out` is the module whose output joins
+    the residual after the feed-forward part. `branch` names which part of a compound block this is, "" in a plain
+    model.
     """
 
     module: Any
@@ -43,7 +45,7 @@ class BlockRef:
     head_dim_qk: int = 0
     head_dim_vo: int = 0
     rope: Literal["half", "interleaved"] | None = None
-    residual: Literal["pre_ln", "post_ln", "parallel"] = "pre_ln"
+    residual: Literal["pre_ln", "post_ln", "parallel", "sandwich"] = "pre_ln"
     qkv_layout: Literal["concat", "heads"] | None = None
     sublayer_out: Any = None
     branch: str = ""
@@ -74,7 +76,7 @@ class Family:
     act: str = "mlp.act_fn"
     sublayer_out: str | None = "mlp"
     rope: Literal["half", "interleaved"] | None = None
-    residual: Literal["pre_ln", "post_ln", "parallel"] = "pre_ln"
+    residual: Literal["pre_ln", "post_ln", "parallel", "sandwich"] = "pre_ln"
     qkv_layout: Literal["concat", "heads"] | None = None
 
 
@@ -148,6 +150,27 @@ class ModelTopology:
         return [self.name_of(part) for block in self.blocks for role, part in block.linears().items() if role in wanted]
 
 
+def block_linears(model: Any) -> list[str]:
+    """Full names of every linear map of the blocks; of an unknown family, of its longest list of modules.
+
+    Raises:
+        UnsupportedModelError: an unknown family without a list of blocks.
+    """
+    from torch.nn import Linear, ModuleList
+
+    try:
+        topology = ModelTopology.of(model)
+    except UnsupportedModelError:
+        stacks = [(name, part) for name, part in model.named_modules() if isinstance(part, ModuleList) and len(part)]
+        if not stacks:
+            raise
+        stack, blocks = max(stacks, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+        return [f"{stack}.{name}" for name, part in blocks.named_modules() if isinstance(part, Linear)]
+    # beside a frozen block, its copy is what learns
+    chosen = [block for block in topology.blocks if block.branch == "exp"] or topology.blocks
+    return list(dict.fromkeys(topology.name_of(part) for block in chosen for part in block.linears().values()))
+
+
 def register_topology(model_type: str, family: Family) -> None:
     """Make another model family known under its `config.model_type`."""
     FAMILIES[model_type] = family
@@ -212,6 +235,12 @@ _LLAMA = Family(
     rope="half",
     **_separate("self_attn", "q_proj", "k_proj", "v_proj", o="self_attn.o_proj"),
 )
+_GEMMA = replace(
+    _LLAMA,
+    norms=("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    sublayer_out="post_feedforward_layernorm",
+    residual="sandwich",
+)
 _BERT = Family(
     stack="encoder.layer",
     embeddings="embeddings",
@@ -231,6 +260,21 @@ FAMILIES: dict[str, Family] = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi3": Family(
+        stack="layers",
+        norm="norm",
+        attn="self_attn",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        qkv="self_attn.qkv_proj",
+        qkv_layout="concat",
+        o="self_attn.o_proj",
+        up="mlp.gate_up_proj",
+        down="mlp.down_proj",
+        act="mlp.activation_fn",
+        rope="half",
+    ),
     "gpt2": Family(
         stack="h",
         norm="ln_f",

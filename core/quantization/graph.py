@@ -86,8 +86,7 @@ def _divide_norm(norm: Any, scale: torch.Tensor) -> torch.Tensor:
     Gains that came in 16 bits leave in bf16, so that the model can still be stored in 16 bits: the scale moves by up to
     0.4 %, and further for Gemma's small gains, which are stored less 1.
     """
-    # Gemma's norms multiply with 1 + weight
-    offset = 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+    offset = gain_offset(norm)
     weight = norm.weight.float()
     divided = (weight + offset) / scale - offset
     if any(torch.equal(weight.to(kind).float(), weight) for kind in (torch.bfloat16, torch.float16)):
@@ -101,6 +100,11 @@ def _divide_norm(norm: Any, scale: torch.Tensor) -> torch.Tensor:
     return scale
 
 
+def gain_offset(norm: Any) -> float:
+    """What a norm adds to its weight before it multiplies: 1 in Gemma's."""
+    return 1.0 if type(norm).__name__.startswith("Gemma") else 0.0
+
+
 def is_norm(module: Any) -> bool:
     """Whether the module normalises and has a gain for each channel."""
     weight = getattr(module, "weight", None)
@@ -110,7 +114,12 @@ def is_norm(module: Any) -> bool:
 def readers_of(ref: BlockRef, name_of: dict[int, str]) -> list[Readers]:
     """The groups of one block, in the order in which they run. `name_of`: id of a linear map → its full name."""
     groups: list[Readers] = []
-    pre = ref.residual in ("pre_ln", "parallel") and len(ref.norms) >= 2
+    before: tuple[Any, ...] = (None, None)  # the norms whose output attention and the feed-forward part read
+    if ref.residual == "sandwich":
+        before = ref.norms[0], ref.norms[2]
+    elif ref.residual in ("pre_ln", "parallel") and len(ref.norms) >= 2:
+        before = ref.norms[:2]
+    first, second = (norm if norm is not None and is_norm(norm) else None for norm in before)
 
     def add(role: Role, maps: list[Any], inspected: Any, producer: Any, **how: Any) -> None:
         maps = [part for part in maps if part is not None and id(part) in name_of]
@@ -118,10 +127,10 @@ def readers_of(ref: BlockRef, name_of: dict[int, str]) -> list[Readers]:
             groups.append(Readers(role, [name_of[id(m)] for m in maps], maps, inspected, producer, **how))
 
     attention = [ref.qkv] if ref.qkv is not None else [ref.q, ref.k, ref.v]
-    add("attention", attention, ref.attn, ref.norms[0] if pre and is_norm(ref.norms[0]) else None)
+    add("attention", attention, ref.attn, first)
     add("output", [ref.o], None, *_value_producer(ref)[:1], **_value_producer(ref)[1])
     feed_forward = [part for part in (ref.gate, ref.up) if part is not None]
-    add("feed_forward", feed_forward, ref.mlp, ref.norms[1] if pre and is_norm(ref.norms[1]) else None)
+    add("feed_forward", feed_forward, ref.mlp, second)
     homogeneous = ref.gate is not None or type(ref.act).__name__ in ("ReLU", "ReLUActivation")
     add("down", [ref.down], None, ref.up if homogeneous else None)
     return groups

@@ -17,7 +17,7 @@ import torch
 from core.errors import UnsupportedError
 from core.models.linear import dense_weight
 from core.models.topology import BlockRef, ModelTopology
-from core.quantization.graph import Readers, is_norm
+from core.quantization.graph import Readers, gain_offset, is_norm
 from core.quantization.solvers import rtn, typesearch
 from core.quantization.solvers.encoded import Encoded
 from core.quantization.spec import QuantSpec
@@ -133,8 +133,8 @@ def smooth_attention(ref: BlockRef, keys: torch.Tensor, alpha: float = 0.5) -> b
             return False
         # the norms' gains are shared by all heads, and would undo a scale of the projections
         common = scale.amax(0)
-        norm_q.weight.mul_(common.to(norm_q.weight))
-        norm_k.weight.div_(common.to(norm_k.weight))
+        for norm, factor in ((norm_q, common.to(norm_q.weight)), (norm_k, 1.0 / common.to(norm_k.weight))):
+            norm.weight.copy_((norm.weight + gain_offset(norm)) * factor - gain_offset(norm))
         return True
     queries = scale.repeat_interleave(shared, 0).flatten()
     for part, factor in ((ref.q, queries), (ref.k, 1.0 / scale.flatten())):
@@ -164,14 +164,14 @@ def rotate(model: Any) -> None:
     Gains of RMS norms go into the readers first. A tied head is untied, because the last norm's gain goes into it.
 
     Raises:
-        UnsupportedError: norms that subtract the mean, or embeddings that are not a plain table.
+        UnsupportedError: norms that subtract the mean or add to their weight, embeddings that are not a plain table.
     """
     topology = ModelTopology.of(model)
     plain = topology.embeddings is topology.embed and topology.final_norm is not None and topology.head is not None
     norms = [norm for ref in topology.blocks for norm in ref.norms]
     if (
         not plain
-        or any("RMS" not in type(n).__name__ for n in norms)
+        or any("RMS" not in type(n).__name__ or gain_offset(n) for n in norms)
         or any(r.qkv is not None for r in topology.blocks)
     ):
         raise UnsupportedError(

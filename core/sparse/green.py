@@ -151,10 +151,11 @@ def tensor_flops(model: Any, rows: int, length: int, recomputed: bool = False) -
         UnsupportedError: blocks whose two halves read the same input, or that are edited.
     """
     topology = ModelTopology.of(model)
-    strange = [ref for ref in topology.blocks if ref.residual == "parallel" or ref.branch]
+    strange = [ref for ref in topology.blocks if ref.residual in ("parallel", "sandwich") or ref.branch]
     if strange:
         raise UnsupportedError(
-            "the tensors of parallel or compound blocks have no single order", where=topology.name_of(strange[0].module)
+            "the tensors of parallel, sandwiched or compound blocks have no single order",
+            where=topology.name_of(strange[0].module),
         )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     placed: set[str] = set()

@@ -24,7 +24,7 @@ from torch import nn
 from core.errors import ConfigError, MergeError, nearest
 from core.models.linear import dense_weight, features, is_linear_like, set_dense_weight
 from core.models.peft_registry import peft_type, register_method
-from core.models.topology import ModelTopology
+from core.models.topology import block_linears
 from core.sparse.support import bounds, draw_positions, index_dtype, sampled_product, shares, tiles
 from core.sparse.window import Window
 
@@ -330,12 +330,7 @@ class SpielModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         if peft_config.target_modules in (None, "all-linear"):
-            topology = ModelTopology.of(self.model)
-            # beside a frozen block, its copy is what learns
-            blocks = [block for block in topology.blocks if block.branch == "exp"] or topology.blocks
-            peft_config.target_modules = {
-                topology.name_of(part) for block in blocks for part in block.linears().values()
-            }
+            peft_config.target_modules = set(block_linears(self.model))
         return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:

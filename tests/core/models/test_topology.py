@@ -9,7 +9,7 @@ import torch
 import transformers as tr
 
 from core.errors import ConfigError, UnsupportedModelError
-from core.models.topology import FAMILIES, Family, ModelTopology, register_topology
+from core.models.topology import FAMILIES, Family, ModelTopology, block_linears, register_topology
 
 LLAMA = {
     "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -24,6 +24,11 @@ MODELS = {
     "mistral": lambda: tr.MistralForCausalLM(tr.MistralConfig(**LLAMA)),
     "qwen2": lambda: tr.Qwen2ForCausalLM(tr.Qwen2Config(**LLAMA)),
     "qwen3": lambda: tr.Qwen3ForCausalLM(tr.Qwen3Config(**LLAMA, head_dim=8)),
+    "gemma2": lambda: tr.Gemma2ForCausalLM(
+        tr.Gemma2Config(**LLAMA, head_dim=8, query_pre_attn_scalar=8, attn_logit_softcapping=None)),
+    "gemma3_text": lambda: tr.Gemma3ForCausalLM(
+        tr.Gemma3TextConfig(**LLAMA, head_dim=8, query_pre_attn_scalar=8)),
+    "phi3": lambda: tr.Phi3ForCausalLM(tr.Phi3Config(**LLAMA, pad_token_id=0, eos_token_id=1)),
     "gpt2": lambda: tr.GPT2LMHeadModel(tr.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64)),
     "gpt_neox": lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**BERT, use_parallel_residual=False, rotary_pct=0.5)),
     "gpt_neox-parallel": lambda: tr.GPTNeoXForCausalLM(tr.GPTNeoXConfig(**BERT)),
@@ -54,6 +59,8 @@ def make(name):
         if isinstance(module, torch.nn.LayerNorm):
             torch.nn.init.normal_(module.weight, 1, 0.1)
             torch.nn.init.normal_(module.bias, 0, 0.1)
+        elif "RMSNorm" in type(module).__name__:
+            torch.nn.init.normal_(module.weight, float("Gemma" not in type(module).__name__), 0.1)
     return model
 
 
@@ -90,13 +97,15 @@ def attention(block, x, phases, family):
         return y.view(batch, length, n, size).transpose(1, 2)
 
     if block.qkv is not None and block.qkv_layout == "concat":
-        q, k, v = (heads(part, block.n_heads) for part in block.qkv(x).chunk(3, -1))
+        counts = (block.n_heads, block.n_kv_heads, block.n_kv_heads)
+        parts = block.qkv(x).split([n * size for n in counts], -1)
+        q, k, v = (heads(part, n) for part, n in zip(parts, counts))
     elif block.qkv is not None:
         q, k, v = block.qkv(x).view(batch, length, block.n_heads, 3 * size).transpose(1, 2).chunk(3, -1)
     else:
         q = heads(block.q(x), block.n_heads)
         k, v = heads(block.k(x), block.n_kv_heads), heads(block.v(x), block.n_kv_heads)
-    if family == "qwen3":
+    if family in ("qwen3", "gemma3_text"):
         q, k = block.attn.q_norm(q), block.attn.k_norm(k)
     if block.rope == "half":
         cos, sin = (phase[:, None] for phase in phases)
@@ -116,12 +125,15 @@ def attention(block, x, phases, family):
 
         slopes = build_alibi_tensor(torch.ones(batch, length), block.n_heads, scores.dtype)
         scores = scores + slopes.view(batch, block.n_heads, 1, length)
-    if FAMILIES[family].residual == "pre_ln" and family != "m2m_100":
+    if FAMILIES[family].residual in ("pre_ln", "sandwich") and family != "m2m_100":
         scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     return block.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 def feed_forward(block, x):
+    if hasattr(block.mlp, "gate_up_proj"):
+        gate, up = block.up(x).chunk(2, -1)
+        return block.down(block.act(gate) * up)
     inner = block.act(block.up(x)) if block.gate is None else block.act(block.gate(x)) * block.up(x)
     return block.down(inner)
 
@@ -131,8 +143,12 @@ def test_a_block_is_its_parts(name):
     model = make(name)
     family = name.partition("-parallel")[0].partition("-post")[0]
     block, x, y, phases = first_block(model, torch.randint(3, 50, (2, 7)))
-    first, second = block.norms
-    if block.residual == "pre_ln":
+    first, second = block.norms[:2]
+    if block.residual == "sandwich":
+        third, fourth = block.norms[2:]
+        h = x + second(attention(block, first(x), phases, family))
+        rebuilt = h + fourth(feed_forward(block, third(h)))
+    elif block.residual == "pre_ln":
         h = x + attention(block, first(x), phases, family)
         rebuilt = h + feed_forward(block, second(h))
     elif block.residual == "post_ln":
@@ -185,6 +201,20 @@ def test_what_is_unknown_is_told():
     bloom.config.apply_residual_connection_post_layernorm = True
     with pytest.raises(UnsupportedModelError, match="residual"):
         ModelTopology.of(bloom)
+
+
+def test_the_linear_maps_of_blocks_are_found_in_any_family():
+    model = make("llama")
+    topology = ModelTopology.of(model)
+    assert block_linears(model) == topology.targets("q", "k", "v", "o", "gate", "up", "down")
+    other = tr.Olmo2ForCausalLM(tr.Olmo2Config(**LLAMA, pad_token_id=0))
+    with pytest.raises(UnsupportedModelError):
+        ModelTopology.of(other)
+    found = block_linears(other)
+    assert len(found) == 2 * 7 and all(name.startswith("model.layers.") for name in found)
+    other.config.model_type, other.model.layers = "unheard_of", torch.nn.Identity()
+    with pytest.raises(UnsupportedModelError, match="unheard_of"):
+        block_linears(other)
 
 
 def test_a_user_adds_a_family():

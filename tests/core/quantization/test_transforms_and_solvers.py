@@ -7,8 +7,8 @@ import torch
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
-    GemmaConfig,
-    GemmaForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -17,12 +17,14 @@ from transformers import (
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from core.errors import CheckpointError, ConfigError, DataError, UnsupportedError
-from core.models.topology import FAMILIES, ModelTopology
+from core.models.topology import ModelTopology
 from core.quantization import graft_cache, parse, quantize_model, transforms
 from core.quantization.graph import readers_of
 from core.quantization.grids import encode, tables
@@ -38,6 +40,12 @@ MODELS = {
     "qwen3": lambda: Qwen3ForCausalLM(
         Qwen3Config(**SIZE, intermediate_size=128, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False)
     ),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SIZE, intermediate_size=128, num_key_value_heads=2, head_dim=16, pad_token_id=0)
+    ),
+    "phi3": lambda: Phi3ForCausalLM(
+        Phi3Config(**SIZE, intermediate_size=128, num_key_value_heads=2, pad_token_id=0, eos_token_id=1)
+    ),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SIZE, intermediate_size=128)),
     "opt": lambda: OPTForCausalLM(OPTConfig(**SIZE, ffn_dim=128, word_embed_proj_dim=64, pad_token_id=0)),
@@ -45,16 +53,9 @@ MODELS = {
 }
 
 
-OTHERS = {
-    "gemma": lambda: GemmaForCausalLM(
-        GemmaConfig(**SIZE, intermediate_size=128, num_key_value_heads=2, head_dim=16, pad_token_id=0)
-    ),
-}
-
-
 def build(family="llama", seed=0):
     torch.manual_seed(seed)
-    model = {**MODELS, **OTHERS}[family]().eval()
+    model = MODELS[family]().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or "ln_" in name:
@@ -95,17 +96,16 @@ def test_folded_scales_leave_the_function(family):
         absorbed += left is None
         if left is not None:
             assert torch.allclose(left, 1 / scale) and group.role in ("output", "down")
-    assert absorbed >= (4 if family in ("gpt_neox", "bloom") else 6)
+    assert absorbed >= (4 if family in ("gpt_neox", "bloom", "phi3") else 6)
     assert (logits(model) - before).abs().max() < 1e-4 * before.abs().max()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma"])
-def test_gains_of_16_bits_stay_so_and_others_take_the_scale_as_it_is(family, monkeypatch):
-    monkeypatch.setitem(FAMILIES, "gemma", FAMILIES["llama"])  # as a user of such a model would
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_gains_of_16_bits_stay_so_and_others_take_the_scale_as_it_is(family):
     model = build(family)
     group = groups_of(model)[0]
     weight, asked = group.producer.weight, torch.rand(group.inputs) * 3 + 0.3
-    offset = 1.0 if family == "gemma" else 0.0
+    offset = 1.0 if family == "gemma3" else 0.0
     with torch.no_grad():
         weight.copy_((torch.rand_like(weight) + 0.5 - offset).bfloat16())
         before = logits(model)
@@ -130,6 +130,17 @@ def test_rotation_and_scaled_attention_leave_the_function(family):
         with torch.no_grad():
             assert transforms.smooth_attention(ref, torch.rand(ref.n_kv_heads * ref.head_dim_qk) * 9 + 0.1)
     assert (logits(model) - turned).abs().max() < 1e-4 * before.abs().max()
+
+
+def test_scaled_attention_behind_norms_that_add_one():
+    model = build("gemma3")
+    before = logits(model)
+    for ref in ModelTopology.of(model).blocks:
+        with torch.no_grad():
+            assert transforms.smooth_attention(ref, torch.rand(ref.n_kv_heads * ref.head_dim_qk) * 9 + 0.1)
+    assert (logits(model) - before).abs().max() < 1e-4 * before.abs().max()
+    with pytest.raises(UnsupportedError, match="gemma3_text"):
+        transforms.rotate(model)
 
 
 def test_rotation_is_orthogonal_and_refuses_other_norms():

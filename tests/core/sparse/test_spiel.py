@@ -480,3 +480,14 @@ def test_an_optimizer_without_state_for_entries_is_refused(tmp_path):
     with pytest.raises(UnsupportedError, match="fp32"):
         backend = SimpleNamespace(precision=SimpleNamespace(params="bf16"))
         SpielTrainer(model=copy.deepcopy(model), args=args, train_dataset=Rows(), backend=backend)
+
+
+def test_a_family_that_nobody_described_is_tuned_in_every_map_of_its_blocks():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    base = tr.Olmo2ForCausalLM(tr.Olmo2Config(**sizes, intermediate_size=36, pad_token_id=0)).eval()
+    before = logits(base)
+    model = peft.get_peft_model(base, SpielConfig(num_tunable_weights=300))
+    layers = spiel_layers(model)
+    assert len(layers) == 14 and not any("lm_head" in name for name in layers)
+    assert torch.equal(logits(model), before) and not torch.equal(logits(wake(model)), before)
