@@ -3,7 +3,8 @@
 Takes a run or a recipe, whose training text calibrates and whose evaluation data score, and leaves a folder that every
 pipeline opens. An adapter is folded into its base first; layers that trained in a low-bit form are packed. What is
 found about each layer and what the task lost lie in the folder beside the weights. What stays dense is written in 16
-bits where these hold it exactly, as they do after data-free presets on a folder of 16 bits.
+bits where these hold it exactly; where only a rewrite made it inexact, as a rotation does, it is rounded to the base's
+16 bits before it is scored.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ def compress(
         model = pipeline.engine.model
         if hasattr(model, "peft_config"):
             model = pipeline.engine.model = model.merge_and_unload()
-        bytes_before = _bytes(model, _exact_kind(model))
+        base_kind = _exact_kind(model)
+        bytes_before = _bytes(model, base_kind)
         found = _quantized(model, spec, calib, recipe.seed, options or {})
-        kind = _exact_kind(model)
+        kind = _exact_kind(model) or base_kind
+        _round(model, kind)
         found |= {"bytes_before": bytes_before, "bytes_after": _bytes(model, kind)}
         after = score_pipeline(pipeline, evaluator, examples, sampling) if examples else None
         if (out / REPORT).is_file():
@@ -189,6 +192,13 @@ def _exact_kind(model: Any) -> Any:
         kind for kind in (torch.bfloat16, torch.float16) if all(torch.equal(p.to(kind).to(p.dtype), p) for p in floats)
     )
     return next(fitting, None)
+
+
+def _round(model: Any, kind: Any) -> None:
+    """Leave in every floating parameter what `kind` can hold; None leaves all as it is."""
+    for parameter in model.parameters():
+        if kind is not None and parameter.is_floating_point():
+            parameter.data = parameter.data.to(kind).to(parameter.dtype)
 
 
 def _bytes(model: Any, kind: Any) -> int:

@@ -93,6 +93,20 @@ def test_what_stays_dense_keeps_the_16_bits_of_its_folder(tmp_path):
         assert torch.equal(served(ids).logits, wanted(ids).logits)
 
 
+@pytest.mark.parametrize("preset", ["awq:4", "qoq"])
+def test_rewrites_do_not_double_what_stays_dense(preset, tmp_path):
+    from core.inference.load import load_for_serving
+
+    base, tokenizer, _ = load_for_serving("embedded", device="cpu")
+    base.to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    settings = {"device": "cpu", "evaluate": False, "rows": 4, "length": 48}
+    found = compress(recipe(path=str(tmp_path / "base")), preset, tmp_path / "out", **settings)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    assert {t.dtype for name, t in tensors.items() if "embed" in name or "norm" in name} == {torch.bfloat16}
+    assert 0 <= found["bytes_after"] - sum(tensor.nbytes for tensor in tensors.values()) < 1024
+
+
 def test_a_model_folder_names_no_task(tmp_path, capsys):
     from recipes.cli import main
 
