@@ -64,7 +64,9 @@ class QuantSpec:
             raise ConfigError(f"grid '{self.grid}' has {width}, not {self.bits}", where=self.preset)
         if self.group < TENSOR or (self.group > 0 and self.group % 8):
             raise ConfigError(
-                f"groups of {self.group} inputs cannot be packed", where=self.preset, hint="a multiple of 8, row or tensor"
+                f"groups of {self.group} inputs cannot be packed",
+                where=self.preset,
+                hint="a multiple of 8, row or tensor",
             )
         if self.scale not in SCALES or self.act not in ACTIVATIONS:
             raise ConfigError(f"scale '{self.scale}' or activations '{self.act}' are unknown", where=self.preset)
