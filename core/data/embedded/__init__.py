@@ -74,23 +74,19 @@ def pairs(split: str = "train", limit: int | None = None, seed: int = 0) -> list
     return list(_pairs(split, SIZES[split], seed)[:limit])
 
 
-def monolingual(lang: str, limit: int | None = None, seed: int = 0) -> list[str]:
-    """Training-side sentences of one language, drawn apart from the pairs and from the other language."""
+def monolingual(lang: str, limit: int | None = None, seed: int = 0) -> Iterator[str]:
+    """Training-side sentences of one language, drawn apart from the pairs and from the other language, as asked for."""
     if lang not in ("de", "en"):
         raise DataError("unknown language of the embedded corpus", got=lang, expected="de, en")
-    return list(_monolingual(lang, limit or MONOLINGUAL, seed))
+    by_hand = (pair[lang == "en"] for pair in handwritten())
+    made = (getattr(one, lang) for one in _generate("train", lang, seed))
+    return itertools.islice(itertools.chain(by_hand, made), limit or MONOLINGUAL)
 
 
-@functools.lru_cache(maxsize=4)
-def _monolingual(lang: str, size: int, seed: int) -> tuple[str, ...]:
-    rows = (getattr(s, lang) for s, _ in zip(_generate("train", lang, seed), range(size)))
-    return tuple(itertools.islice(itertools.chain((pair[lang == "en"] for pair in handwritten()), rows), size))
-
-
-def denoising(lang: str, limit: int | None = None, seed: int = 0) -> list[str]:
+def denoising(lang: str, limit: int | None = None, seed: int = 0) -> Iterator[str]:
     """Monolingual sentences, each behind a noisy form of itself."""
     rng = random.Random(seed * 1_000 + _STREAMS["noise"])
-    return [with_noise(text, lang, rng) for text in monolingual(lang, limit, seed)]
+    return (with_noise(text, lang, rng) for text in monolingual(lang, limit, seed))
 
 
 def held_out_text(limit: int = 200) -> list[str]:

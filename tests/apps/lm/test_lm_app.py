@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import islice
 
 import pytest
 
 from apps.lm import LmEvaluator, LmPipeline, TextExample
 from apps.lm.data import READERS
+from core.data.embedded import handwritten
+from core.data.embedded.grammar import sentence
 from core.data.rows import BadRows
 from core.errors import ConfigError, DataError
 
@@ -51,6 +54,16 @@ def test_embedded_text_has_both_languages_and_a_held_out_part():
     assert read("embedded", None, lang="en")[:100] == train[1:200:2]
     with pytest.raises(DataError, match="unknown split"):
         read("embedded", None, split="test")
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_few_rows_of_the_embedded_text_are_all_that_is_made(monkeypatch, noise):
+    made = []
+    monkeypatch.setattr("core.data.embedded.sentence", lambda rng: made.append(1) or sentence(rng))
+    by_hand = 2 * len(handwritten())
+    rows = list(islice(READERS.get("embedded")(on_bad=BadRows("raise"), noise=noise), by_hand + 20))
+    assert {row.lang for row in rows[:-20]} == {row.lang for row in rows[-20:]} == {"de", "en"}
+    assert len(rows) == by_hand + 20 and 20 <= len(made) < 100
 
 
 def test_bits_per_byte_and_perplexity_by_hand():

@@ -212,8 +212,8 @@ def test_an_unknown_split_says_so():
 
 
 def test_denoising_is_monolingual_and_near_its_sentence():
-    sentences, documents = monolingual("de", 500), denoising("de", 500)
-    assert documents == denoising("de", 500)
+    sentences, documents = list(monolingual("de", 500)), list(denoising("de", 500))
+    assert documents == list(denoising("de", 500))
     changed = 0
     for original, document in zip(sentences, documents):
         worse, clean = document.split("\n")
