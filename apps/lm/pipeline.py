@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from apps.lm.data import TextExample
 from core.data.segments import Segment
-from core.errors import AppInputError
+from core.errors import AppInputError, CheckpointError
 from core.inference.pipeline import BasePipeline
 from core.inference.pseudo import is_masked, pseudo_log_likelihoods
 from core.inference.request import Output, Request, Result
@@ -19,6 +20,17 @@ class LmPipeline(BasePipeline):
 
     app = "lm"
     example_cls = TextExample
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> Self:
+        """As every pipeline's. Raises `CheckpointError` also for a stacked model, which gives vectors and no text."""
+        from apps.lm.stacked.model import saved
+
+        if options.get("engine", "hf") == "hf" and saved(str(path)) is not None:
+            raise CheckpointError(
+                "a stacked model continues no text", where=str(path), hint="open it with apps.lm.StackPipeline"
+            )
+        return super().from_pretrained(path, **options)
 
     def to_example(self, given: Any) -> TextExample:
         return TextExample(given) if isinstance(given, str) else super().to_example(given)

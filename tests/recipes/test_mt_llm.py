@@ -181,6 +181,18 @@ def test_a_quantized_base_with_recomputed_activations(tmp_path, data, encoder, b
     assert (run.model_dir / "llm").is_dir() == (not base)
 
 
+def test_measuring_on_the_way_changes_nothing(tmp_path, data, encoder):
+    found = []
+    for name, config in (("plain", {"every": 0}), ("measured", {"every": 1, "select": "found", "max_seconds": 60})):
+        run, _ = trained(tmp_path / name, data, encoder, eval=config)
+        named = [p.name for p in run.path.rglob("checkpoints/best")]
+        assert bool(named) == (name == "measured")
+        state = run.stage_dir(2, "stack_task") / "checkpoints" / "checkpoint-3"
+        found.append((state / "adapter" / "adapter_model.safetensors").read_bytes())
+    first = StackPipeline.from_pretrained(tmp_path / "measured")
+    assert first(["I see the cake."]).shape == (1, 64)
+
+
 TWO = """
 import sys
 sys.path.insert(0, {root!r})
@@ -282,6 +294,19 @@ def test_mistakes_are_told_before_training(tmp_path, data, encoder):
     run = RunFolder.create(recipe_from(lone))
     with pytest.raises(ConfigError, match="makes a stacked model"):
         train(run.recipe(), run)
+
+
+def test_other_pipelines_and_merging_say_what_it_is(tmp_path, data, encoder):
+    from apps.lm import LmPipeline
+    from core.errors import MergeError
+    from core.training.merge import merge
+
+    run, _ = trained(tmp_path / "run", data, encoder, STAGES[:1], steps=1)
+    with pytest.raises(CheckpointError, match="continues no text") as caught:
+        LmPipeline.from_pretrained(run.path)
+    assert "StackPipeline" in caught.value.hint
+    with pytest.raises(MergeError, match="beside its two bases"):
+        merge(run.path, tmp_path / "merged")
 
 
 def test_a_pipeline_refuses_what_it_cannot_read(tmp_path, data, encoder):
