@@ -9,7 +9,7 @@ computed once before the first step, and leaves the head as it is. Other languag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +53,15 @@ class StackConfig:
 @method("lm.stack", config=StackConfig, limits=STACKED)
 def general(ctx: StageContext) -> Stage:
     """The student learns the language model's own vectors of English text."""
-    return _stage(ctx, "general", _english(ctx, ctx.train), _english(ctx, ctx.eval, said=False))
+    return _stage(ctx, "general", _english(ctx, ctx.train), _held_out(ctx))
 
 
 @method("lm.stack_tune", config=StackConfig, limits=STACKED)
 def tune(ctx: StageContext) -> Stage:
     """The language model learns a task by itself, on labelled English."""
-    train, held_out = (_labelled(_english(ctx, rows, said=rows is ctx.train)) for rows in (ctx.train, ctx.eval))
+    train, held_out = (
+        [example for example in rows if example.label] for rows in (_english(ctx, ctx.train), _held_out(ctx))
+    )
     labels = sorted({example.label for example in train})
     if len(labels) < 2:
         raise DataError(
@@ -81,29 +83,35 @@ def tune(ctx: StageContext) -> Stage:
 @method("lm.stack_task", config=StackConfig, limits=STACKED)
 def task(ctx: StageContext) -> Stage:
     """The student learns the vectors of the language model that was tuned."""
-    return _stage(ctx, "task", _english(ctx, ctx.train), _english(ctx, ctx.eval, said=False))
+    return _stage(ctx, "task", _english(ctx, ctx.train), _held_out(ctx))
 
 
-def _english(ctx: StageContext, examples: Sequence[Any], said: bool = True) -> list[Any]:
+def _english(ctx: StageContext, examples: Sequence[Any]) -> list[Any]:
     """The examples that the language model reads as well as the encoder."""
     from apps.lm.stacked.model import no_empty
     from core.training.callbacks import say
 
     kept = [example for example in examples if example.lang == ctx.options.english]
     left = len(examples) - len(kept)
-    if said and not kept:
+    if not kept:
         raise DataError(
             f"none of {len(examples)} texts is in '{ctx.options.english}'", field="lang",
-            hint="the general stage learns on the language model's own language; with.english names it",
+            hint="the stages learn on the language model's own language; with.english names it",
         )  # fmt: skip
-    if said and left and ctx.run is not None:
+    if left and ctx.run is not None:
         say(ctx.run, f"{left} of {len(examples)} texts are not in '{ctx.options.english}' and are left out")
     no_empty(kept)
     return kept
 
 
-def _labelled(examples: Sequence[Any]) -> list[Any]:
-    return [example for example in examples if example.label]
+def _held_out(ctx: StageContext) -> list[Any]:
+    """What the held-out texts say in English, each once: on these a loss can be told."""
+    english, found = ctx.options.english, {}
+    for example in ctx.eval:
+        text = example.text if example.lang == english else example.english
+        if text.strip():
+            found.setdefault(text, replace(example, text=text, lang=english))
+    return list(found.values())
 
 
 def _stage(ctx: StageContext, part: str, train: list[Any], held_out: list[Any], labels: Sequence[str] = ()) -> Stage:
