@@ -11,13 +11,29 @@ from core.data.segments import Segment
 from core.errors import DataError
 
 
+def _whole(example: Any) -> Iterable[Any]:
+    return (example,)
+
+
+def rows_of(
+    examples: Iterable[Any],
+    make: Callable[[Any], list[Segment]],
+    parts: Callable[[Any], Iterable[Any]] = _whole,
+) -> Sequence[list[Segment]] | RowStream:
+    """The rows of examples, as `RowStream` makes them: a list from a list, a stream from a stream."""
+    if isinstance(examples, Sequence):
+        return [make(part) for example in examples for part in parts(example)]
+    return RowStream(examples, make, parts=parts)
+
+
 class RowStream:
-    """One row of segments from each example, from the start each time it is iterated, none of them kept.
+    """One row of segments from each part of each example, from the start each time it is iterated, none of them kept.
 
     Args:
         examples: read anew each time, always in the same order.
-        make: example → the segments of its row. It is called when the row is looked at, so that a resumed run and the
+        make: part → the segments of its row. It is called when the row is looked at, so that a resumed run and the
             loader workers pass over the rows of others without rendering them.
+        parts: example → what each of its rows is made of, by default the example itself.
         fault: (number from 1, example) → what is wrong with it, or None. Such an example is a bad row.
         bad: what happens to bad rows.
     """
@@ -27,10 +43,11 @@ class RowStream:
         examples: Iterable[Any],
         make: Callable[[Any], list[Segment]],
         *,
+        parts: Callable[[Any], Iterable[Any]] = _whole,
         fault: Callable[[int, Any], DataError | None] = lambda number, example: None,
         bad: BadRows | None = None,
     ) -> None:
-        self.examples, self.make, self.fault = examples, make, fault
+        self.examples, self.make, self.parts, self.fault = examples, make, parts, fault
         self.bad = BadOnce(bad or BadRows())
 
     def __iter__(self) -> Iterator[Sequence[Segment]]:
@@ -38,18 +55,18 @@ class RowStream:
         for number, example in enumerate(self.examples, 1):
             wrong = self.fault(number, example)
             if wrong is None:
-                yield _Row(self.make, example)
+                yield from (_Row(self.make, part) for part in self.parts(example))
             else:
                 bad.handle(wrong)
 
 
 class _Row(Sequence[Segment]):
-    def __init__(self, make: Callable[[Any], list[Segment]], example: Any) -> None:
-        self._make, self._example = make, example
+    def __init__(self, make: Callable[[Any], list[Segment]], part: Any) -> None:
+        self._make, self._part = make, part
 
     @cached_property
     def _segments(self) -> list[Segment]:
-        return self._make(self._example)
+        return self._make(self._part)
 
     def __len__(self) -> int:
         return len(self._segments)

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.config.limits import PRETRAIN
 from core.config.registry import method
 from core.config.schema import key
+from core.data.row_stream import rows_of
 from core.data.segments import Segment
 from core.errors import ConfigError
 from core.training.spike_level import SpikeConfig
+
+if TYPE_CHECKING:
+    from apps.lm.data import TextExample
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def pretrain(ctx: Any) -> Any:
         announce_forecast(ctx, documents)
     trainer = guarded(SupervisedTrainer, options.spikes, ctx.run, "pretrain") if options.spikes.every else None
     encoder = apart if options.apart else None
-    return Stage(rows_of(documents), rows_of(ctx.eval), layout="blocks", encoder=encoder, trainer=trainer)
+    rows, held_out = rows_of(documents, row), rows_of(ctx.eval, row)
+    return Stage(rows, held_out, layout="blocks", encoder=encoder, trainer=trainer)
 
 
 def apart(rows: Any, tokenizer: Any, *, mode: str = "offsets", max_length: int = 512) -> tuple[Any, Any]:
@@ -65,23 +70,9 @@ def apart(rows: Any, tokenizer: Any, *, mode: str = "offsets", max_length: int =
     return EncodedDataset(pieces, max_length), stats
 
 
-def rows_of(documents: Any) -> Any:
-    """One row of one segment a document; a stream stays a stream."""
-    return (
-        [[Segment(d.text, "document", True)] for d in documents]
-        if isinstance(documents, Sequence)
-        else _Rows(documents)
-    )
-
-
-class _Rows:
-    """Rows made when they are read; it can be read again when the documents can."""
-
-    def __init__(self, documents: Any) -> None:
-        self._documents = documents
-
-    def __iter__(self) -> Any:
-        return ([Segment(d.text, "document", True)] for d in self._documents)
+def row(document: TextExample) -> list[Segment]:
+    """A document as one segment."""
+    return [Segment(document.text, "document", True)]
 
 
 def balanced(ctx: Any) -> list[Any]:

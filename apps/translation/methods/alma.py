@@ -9,9 +9,9 @@ rows look, and nothing of optimisers or devices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from apps.translation import prompts
 from apps.translation.data import TranslationExample
@@ -19,13 +19,12 @@ from apps.translation.languages import language
 from core.config.limits import MONO
 from core.config.registry import method
 from core.config.schema import key
+from core.data.row_stream import rows_of
 from core.data.segments import Segment, render
 from core.errors import DataError
 
 if TYPE_CHECKING:
     from core.training.stage import Stage, StageContext
-
-Rows = Sequence[list[Segment]] | Iterable[list[Segment]]
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,16 @@ def mono(ctx: StageContext) -> Stage:
     """Documents as blocks, all tokens trained."""
     from core.training.stage import Stage
 
-    def documents(example: TranslationExample) -> list[list[Segment]]:
+    def texts(example: TranslationExample) -> list[str]:
         sides = ("src", "tgt") if ctx.options.sides == "both" else (ctx.options.sides,)
-        texts = [example.src] if example.monolingual else [getattr(example, side) for side in sides]
-        return [[Segment(text, role="document", train=True)] for text in texts if text]
+        found = [example.src] if example.monolingual else [getattr(example, side) for side in sides]
+        return [text for text in found if text]
+
+    def row(text: str) -> list[Segment]:
+        return [Segment(text, role="document", train=True)]
 
     train = keep_shares(ctx.train, ctx.options.shares) if ctx.options.shares else ctx.train
-    return Stage(rows=flat_map(documents, train), eval_rows=flat_map(documents, ctx.eval or ()), layout="blocks")
+    return Stage(rows_of(train, row, texts), rows_of(ctx.eval or (), row, texts), layout="blocks")
 
 
 @method("translation.parallel", config=ParallelConfig, streams=True)
@@ -66,7 +68,7 @@ def parallel(ctx: StageContext) -> Stage:
 
     template = prompts.get_template(ctx.options.template)
 
-    def forward(example: TranslationExample) -> list[list[Segment]]:
+    def row(example: TranslationExample) -> list[Segment]:
         if example.tgt is None:
             raise DataError(
                 "translation.parallel needs pairs, and this row has no translation",
@@ -74,14 +76,13 @@ def parallel(ctx: StageContext) -> Stage:
                 got=example.src,
                 hint="give parallel sources to this stage; monolingual ones belong to translation.mono",
             )
-        return [render(template, prompts.fields(example))]
+        return render(template, prompts.fields(example))
 
-    def both(example: TranslationExample) -> list[list[Segment]]:
-        return [*forward(example), *forward(example.reversed())] if example.tgt is not None else forward(example)
+    def directions(example: TranslationExample) -> list[TranslationExample]:
+        both = ctx.options.directions == "both" and example.tgt is not None
+        return [example, example.reversed()] if both else [example]
 
-    train = both if ctx.options.directions == "both" else forward
-    rows, eval_rows = flat_map(train, ctx.train), flat_map(forward, ctx.eval or ())
-    return Stage(rows=rows, eval_rows=eval_rows, layout="rows", mode=ctx.options.mode)
+    return Stage(rows_of(ctx.train, row, directions), rows_of(ctx.eval or (), row), mode=ctx.options.mode)
 
 
 def keep_shares(examples: Iterable[TranslationExample], shares: dict[str, float]) -> list[TranslationExample]:
@@ -106,21 +107,3 @@ def keep_shares(examples: Iterable[TranslationExample], shares: dict[str, float]
             taken[row.src_lang] += len(row.src)
             kept.append(row)
     return kept
-
-
-def flat_map(rows_of: Callable[[Any], list[list[Segment]]], examples: Iterable[Any]) -> Rows:
-    """Several rows from each example: a list from a list, a stream from a stream."""
-    if isinstance(examples, Sequence):
-        return [row for example in examples for row in rows_of(example)]
-    return _Stream(rows_of, examples)
-
-
-class _Stream:
-    """Rows made when they are read; it can be read again when the examples can."""
-
-    def __init__(self, rows_of: Callable[[Any], list[list[Segment]]], examples: Iterable[Any]) -> None:
-        self._rows_of, self._examples = rows_of, examples
-
-    def __iter__(self) -> Iterator[list[Segment]]:
-        for example in self._examples:
-            yield from self._rows_of(example)

@@ -10,10 +10,15 @@ import pytest
 
 from apps.lm import LmEvaluator, LmPipeline, TextExample
 from apps.lm.data import READERS
+from apps.lm.methods import pretrain
+from core.config.registry import get_app
+from core.config.schema import Recipe, SourceConfig
 from core.data.embedded import handwritten
 from core.data.embedded.grammar import sentence
-from core.data.rows import BadRows
+from core.data.rows import BadRows, Examples
+from core.data.segments import Segment
 from core.errors import ConfigError, DataError
+from core.training.stage import StageContext
 
 
 def read(reader, path, **arguments):
@@ -64,6 +69,19 @@ def test_few_rows_of_the_embedded_text_are_all_that_is_made(monkeypatch, noise):
     rows = list(islice(READERS.get("embedded")(on_bad=BadRows("raise"), noise=noise), by_hand + 20))
     assert {row.lang for row in rows[:-20]} == {row.lang for row in rows[-20:]} == {"de", "en"}
     assert len(rows) == by_hand + 20 and 20 <= len(made) < 100
+
+
+def test_documents_of_a_stream_that_are_passed_over_are_not_made_into_rows(monkeypatch):
+    documents, made = [TextExample(text) for text in "abcd"], []
+    examples = Examples(get_app("lm"), [SourceConfig(reader="letters")], BadRows())
+    monkeypatch.setitem(READERS._entries, "letters", lambda *_, **__: iter(documents))
+    monkeypatch.setattr(pretrain, "Segment", lambda *args: made.append(args) or Segment(*args))
+    context = StageContext(Recipe(), pretrain.PretrainConfig(), None, examples, [], get_app("lm"))
+    stage = pretrain.pretrain(context)
+    for _ in range(2):
+        (row,) = islice(stage.rows, 3, None)
+        assert not made
+    assert list(row) == [Segment("d", "document", True)] and len(made) == 1
 
 
 def test_bits_per_byte_and_perplexity_by_hand():

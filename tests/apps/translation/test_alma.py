@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from apps.translation import TranslationExample
+from apps.translation.methods import alma
 from apps.translation.methods.alma import MonoConfig, ParallelConfig, keep_shares, mono, parallel
 from core.config.registry import METHODS, get_app
 from core.config.schema import Recipe
+from core.data.segments import Segment, render
 from core.errors import DataError, TemplateError
 from core.training.stage import StageContext
 
 PAIRS = [TranslationExample("Guten Tag.", "Good day.", "de", "en"), TranslationExample("Ja.", "Yes.", "de", "en")]
 MONO = [TranslationExample(text, src_lang=lang) for text, lang in [("Ein Satz.", "de"), ("A line.", "en")] * 5]
+
+
+class Stream:
+    def __init__(self, examples):
+        self.examples = examples
+
+    def __iter__(self):
+        yield from self.examples
 
 
 def context(options, train, evaluation=()):
@@ -55,17 +67,27 @@ def test_parallel_trains_targets_in_both_directions():
 
 
 def test_a_stream_stays_a_stream_and_can_be_read_again():
-    class Stream:
-        def __iter__(self):
-            yield from PAIRS
-
-    rows = parallel(context(ParallelConfig(), Stream())).rows
+    rows = parallel(context(ParallelConfig(), Stream(PAIRS))).rows
     assert not isinstance(rows, list) and len(list(rows)) == len(list(rows)) == 4
+
+
+@pytest.mark.parametrize("method", [mono, parallel])
+def test_rows_of_a_stream_that_are_passed_over_are_not_made(monkeypatch, method):
+    """They are those of the list, and a resumed run renders none of those before its place."""
+    options = {mono: MonoConfig, parallel: ParallelConfig}[method]()
+    known, made = method(context(options, PAIRS)).rows, []
+    for name, original in (("render", render), ("Segment", Segment)):
+        monkeypatch.setattr(alma, name, lambda *args, _make=original, **more: made.append(1) or _make(*args, **more))
+    rows = list(islice(method(context(options, Stream(PAIRS))).rows, 3, None))
+    assert not made and len(rows) == 1
+    assert list(rows[0]) == known[3] and len(made) == 1
 
 
 def test_wrong_material_is_named():
     with pytest.raises(DataError, match="needs pairs"):
         parallel(context(ParallelConfig(), MONO))
+    with pytest.raises(DataError, match="needs pairs"):
+        [len(row) for row in parallel(context(ParallelConfig(), Stream(MONO))).rows]
     with pytest.raises(TemplateError, match="unknown template"):
         parallel(context(ParallelConfig(template="almaa"), PAIRS))
 

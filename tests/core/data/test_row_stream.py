@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from core.data.row_stream import RowStream
+from core.data.row_stream import RowStream, rows_of
 from core.data.rows import BadOnce, BadRows
 from core.data.segments import Segment
 from core.errors import DataError
@@ -32,6 +32,20 @@ def test_rows_that_are_passed_over_are_not_made():
         assert not made and len(found) == 2
     assert [segment.text for row in found for segment in row] == ["6", "8"] and made == [6, 8]
     assert found[0][:1] == [Segment("6", train=True)] and made == [6, 8]
+
+
+def test_rows_are_the_same_from_a_list_and_from_a_stream():
+    def make(letter):
+        return [Segment(letter, train=True)]
+
+    streamed = rows_of(iter(["ab", "", "c"]), make, parts=list)
+    assert isinstance(streamed, RowStream)
+    assert (
+        [list(row) for row in streamed]
+        == rows_of(["ab", "", "c"], make, parts=list)
+        == [[Segment(x, train=True)] for x in "abc"]
+    )
+    assert rows_of(["ab"], make) == [[Segment("ab", train=True)]]
 
 
 def test_a_bad_row_is_written_once_however_far_each_reading_goes(tmp_path):
