@@ -32,6 +32,7 @@ class Reader:
 
     def __init__(self, options: EncoderOptions, tokenizer: Any) -> None:
         self.options, self.tokenizer = options, tokenizer
+        self.spoken: set[str] = set()
 
     def ids(self, text: str, lang: str, max_length: int) -> tuple[list[int], int]:
         """The encoder's ids, and how many more there would have been."""
@@ -47,14 +48,17 @@ class Reader:
         return short, len(ids) - len(short)
 
     def _speak(self, lang: str, code: str) -> None:
-        known = self.tokenizer.get_vocab()
-        if code not in known and f"__{code}__" not in known:
-            codes = [n.strip("_") for n in self.tokenizer.all_special_tokens if n.strip("_")]
-            raise LanguageError(
-                f"the encoder's tokenizer has no language '{code}'",
-                where="model.edits, mt_encoder.codes",
-                hint=" ".join(filter(None, [nearest(code, codes), f"e.g. codes: {{{lang}: eng_Latn}}"])),
-            )
+        # a vocabulary of hundreds of thousands is looked through once a language, not once a text
+        if code not in self.spoken:
+            known = self.tokenizer.get_vocab()
+            if code not in known and f"__{code}__" not in known:
+                codes = [n.strip("_") for n in self.tokenizer.all_special_tokens if n.strip("_")]
+                raise LanguageError(
+                    f"the encoder's tokenizer has no language '{code}'",
+                    where="model.edits, mt_encoder.codes",
+                    hint=" ".join(filter(None, [nearest(code, codes), f"e.g. codes: {{{lang}: eng_Latn}}"])),
+                )
+            self.spoken.add(code)
         self.tokenizer.src_lang = code
 
 
