@@ -10,7 +10,8 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,13 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
         run.rejects.unlink(missing_ok=True)
     data = [_read(app, stage.recipe, run) for stage in stages]
     eval_examples = data[-1][1][: recipe.eval.limit]
-    tokenizer = _tokenizer(recipe, app, data, run, resume, load_tokenizer)
+    tokenizer = _tokenizer(recipe, data, run, resume, load_tokenizer)
     # rows that cannot be used are told before a model is loaded and scored
     ready = _first_prepared(app, stages, tokenizer, data, run, resume)
-    calibrates = carries_base(recipe.model.quantization)
-    texts = _texts(app, data) if recipe.model.edits or calibrates else []
+    texts = _Texts(data)
     build = app.build_model or build_base
     model = build(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
-    base = None if recipe.model.edits or calibrates else recipe.model.path
+    base = None if recipe.model.edits or carries_base(recipe.model.quantization) else recipe.model.path
     runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
     before = None
     if eval_examples and is_main():
@@ -147,7 +147,7 @@ def plan(recipe: Recipe) -> dict[str, Any]:
 
     app, stages = app_of(recipe), resolve_stages(recipe)
     data = [_read(app, stage.recipe, None) for stage in stages]
-    tokenizer = load_tokenizer(recipe.model, _texts(app, data))
+    tokenizer = load_tokenizer(recipe.model, _Texts(data))
     rows = []
     for stage, (examples, held_out) in zip(stages, data):
         prepared = prepare_data(app, stage, tokenizer, examples, held_out, None)
@@ -191,9 +191,17 @@ def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[Any, list[An
     return examples, held_out
 
 
-def _texts(app: App, data: Sequence[tuple[list[Any], list[Any]]]) -> list[str]:
-    """The training text, for a tokenizer that is trained: what an example's class calls its texts, else its str."""
-    return [text for examples, _ in data for example in examples for text in texts_of(example)]
+class _Texts:
+    """The training text, read from the start each time and only as far as it is looked at."""
+
+    def __init__(self, data: Sequence[tuple[Iterable[Any], list[Any]]]) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for examples, _ in self._data for example in examples for text in texts_of(example))
+
+    def __getitem__(self, first: slice) -> list[str]:
+        return list(islice(self, first.stop))
 
 
 def texts_of(example: Any) -> list[str]:
@@ -202,7 +210,7 @@ def texts_of(example: Any) -> list[str]:
     return [part for part in parts if part] or [str(example)]
 
 
-def _tokenizer(recipe: Recipe, app: App, data: Any, run: RunFolder, resume: bool, load_tokenizer: Any) -> Any:
+def _tokenizer(recipe: Recipe, data: Any, run: RunFolder, resume: bool, load_tokenizer: Any) -> Any:
     """The run's tokenizer; a trained one is kept in the run, so that every process and every resume has the same."""
     name = recipe.model.tokenizer
     if not (name and name.startswith("bpe:")):
@@ -210,7 +218,7 @@ def _tokenizer(recipe: Recipe, app: App, data: Any, run: RunFolder, resume: bool
     folder = run.path / "tokenizer"
     if is_main() and not (resume and folder.is_dir()):
         temporary = folder.with_suffix(".tmp")
-        load_tokenizer(recipe.model, _texts(app, data)).save_pretrained(temporary)
+        load_tokenizer(recipe.model, _Texts(data)).save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     barrier()
