@@ -33,17 +33,26 @@ def make_evaluator(app: App, config: EvalConfig) -> Any:
 
 
 def check_select(app: App, stages: Sequence[Any]) -> None:
-    """Raise `ConfigError` when a stage's best checkpoint would be chosen by something that is never measured."""
-    for stage in stages:
-        recipe = stage.recipe
-        name, measured = recipe.eval.select, make_evaluator(app, recipe.eval).metrics
+    """Raise `ConfigError` for an unknown metric, and where the best checkpoint is chosen by what is never measured."""
+    for recipe in (stage.recipe for stage in stages):
+        try:
+            name, measured = recipe.eval.select, make_evaluator(app, recipe.eval).metrics
+        except ConfigError as error:
+            error.where = place_of(recipe, error.where or "eval.metrics")
+            raise
         if name == "loss" or not recipe.eval.every:
             continue
+        where = place_of(recipe, "eval.select")
         if name.split("/")[0] not in measured:
             hint = " ".join(filter(None, [nearest(name, measured), f"measured here: loss, {', '.join(measured)}"]))
-            raise ConfigError(f"'{name}' is not measured", where="eval.select", hint=hint)
+            raise ConfigError(f"'{name}' is not measured", where=where, hint=hint)
         if not recipe.data.eval:
-            raise ConfigError(f"'{name}' has nothing to be measured on", where="eval.select", hint="give data.eval")
+            raise ConfigError(f"'{name}' has nothing to be measured on", where=where, hint="give data.eval")
+
+
+def place_of(recipe: Recipe, key: str) -> str:
+    """File and line of a dotted key; the key alone where the recipe was never written."""
+    return recipe.source.places.of(tuple(key.split("."))) if recipe.source else key
 
 
 def check_sampling(recipe: Recipe) -> None:
@@ -53,8 +62,8 @@ def check_sampling(recipe: Recipe) -> None:
     known = [field.name for field in dataclasses.fields(SamplingParams)]
     for name in recipe.eval.sampling:
         if name not in known and name != "samples":
-            where = recipe.source.places.of(("eval", "sampling", name)) if recipe.source else f"eval.sampling.{name}"
             hint = " ".join(filter(None, [nearest(name, known), f"known: {', '.join(known)}"]))
+            where = place_of(recipe, f"eval.sampling.{name}")
             raise ConfigError(f"generation has no setting '{name}'", where=where, hint=hint)
     SamplingParams().updated({name: value for name, value in recipe.eval.sampling.items() if name in known})
 

@@ -117,14 +117,15 @@ def check_model(recipe) -> None:
 
     from core.errors import ConfigError, nearest
     from core.models.presets import PRESETS
+    from core.training.evaluate import place_of
 
     name, tokenizer = recipe.model.preset, recipe.model.tokenizer or ""
     if name is not None and name not in PRESETS:
         hint = " ".join(filter(None, [nearest(name, PRESETS), f"known: {', '.join(PRESETS)}"]))
-        raise ConfigError(f"unknown preset '{name}'", where=place_of(recipe, "preset"), hint=hint)
+        raise ConfigError(f"unknown preset '{name}'", where=place_of(recipe, "model.preset"), hint=hint)
     if tokenizer.startswith("bpe:") and not tokenizer.removeprefix("bpe:").isdigit():
         raise ConfigError(
-            "a trained tokenizer is written bpe:SIZE", where=place_of(recipe, "tokenizer"), hint="e.g. bpe:8192"
+            "a trained tokenizer is written bpe:SIZE", where=place_of(recipe, "model.tokenizer"), hint="e.g. bpe:8192"
         )
     path = recipe.model.path
     if path in (None, "embedded"):
@@ -137,12 +138,7 @@ def check_model(recipe) -> None:
             raise ConfigError("the folder holds no model (no config.json)", where=path)
     elif folder.is_file():
         raise ConfigError(
-            "this is a file", where=place_of(recipe, "path"), hint="name the folder of a model or a hub id"
+            "this is a file", where=place_of(recipe, "model.path"), hint="name the folder of a model or a hub id"
         )
     elif looks_local:
         raise ConfigError("model folder not found", where=path)
-
-
-def place_of(recipe, key: str) -> str:
-    """File and line of a key of the model block."""
-    return recipe.source.places.of(("model", key)) if recipe.source else f"model.{key}"
