@@ -52,7 +52,8 @@ def check_select(app: App, stages: Sequence[Any]) -> None:
 
 def place_of(recipe: Recipe, key: str) -> str:
     """File and line of a dotted key; the key alone where the recipe was never written."""
-    return recipe.source.places.of(tuple(key.split("."))) if recipe.source else key
+    parts = (int(part) if part.isdigit() else part for part in key.split("."))
+    return recipe.source.places.of(tuple(parts)) if recipe.source else key
 
 
 def check_sampling(recipe: Recipe) -> None:

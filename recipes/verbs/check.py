@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         if look is not None:
             look([row for source in data.train for row in seen[repr(source)]], stage.recipe, stage.options)
     check_model(recipe)
+    check_template(recipe, stages)
     check_select(app_of(recipe), stages)
     check_sampling(recipe)
     methods = ", ".join(stage.method for stage in stages)
@@ -142,3 +143,36 @@ def check_model(recipe) -> None:
         )
     elif looks_local:
         raise ConfigError("model folder not found", where=path)
+
+
+def check_template(recipe, stages) -> None:
+    """A stage that asks for the model's own chat template finds one, where the tokenizer lies on this machine."""
+    from core.errors import ConfigError
+    from core.training.evaluate import place_of
+
+    source = recipe.model.tokenizer or recipe.model.path
+    for stage in stages:
+        if source and getattr(stage.options, "template", None) == "model" and lacks_template(source):
+            key = f"stages.{stage.index}.with.template" if recipe.stages else "with.template"
+            raise ConfigError(
+                f"the tokenizer of '{source}' has no chat template",
+                where=place_of(recipe, key),
+                hint="template: auto takes the model's own where it has one; or name another",
+            )
+
+
+def lacks_template(source: str) -> bool:
+    """Whether a tokenizer surely has no chat template: False for a hub id, which is not asked."""
+    from pathlib import Path
+
+    from core.config.files import read_json
+    from core.models.load import _tokenizer_folder
+
+    if source.startswith("bpe:"):
+        return True
+    folder = Path(_tokenizer_folder(source))
+    files = [*folder.glob("chat_template.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
+    if files or not folder.is_dir():
+        return False
+    config = folder / "tokenizer_config.json"
+    return not (config.is_file() and read_json(config).get("chat_template"))

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from core.config.schema import ModelConfig
+from core.models.load import load_tokenizer
 from recipes.cli import main
 
 GOOD = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi."}]}
@@ -125,3 +127,48 @@ def test_what_stands_in_the_wrong_place(check, tmp_path, capsys, change, what):
     assert change[0] in text
     (tmp_path / "mine.yaml").write_text(text.replace(*change))
     assert main(["check", "mine.yaml"]) == 2 and what in "".join(capsys.readouterr())
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_a_tokenizer_without_the_chat_template_that_is_asked_for_is_told(check, tmp_path, monkeypatch):
+    """In each place where a template may stand, as transformers finds it; a hub id is not asked."""
+    config = "chat.sft", [GOOD], "with: {template: model}"
+    status, said = check(*config)
+    assert status == 2 and "the tokenizer of 'embedded' has no chat template" in said
+    assert "mine.yaml:5 (with.template)" in said and "template: auto" in said
+    assert check("chat.sft", [GOOD], "with: {template: auto}")[0] == 0
+    own = tmp_path / "tokenizer"
+    load_tokenizer(ModelConfig(path="embedded")).save_pretrained(own)
+    for source in (
+        f"model.tokenizer={own}",
+        f"model.tokenizer={tmp_path / 'absent'}",
+        "model.tokenizer=package:nothing",
+    ):
+        assert check(*config, source)[0] == 2
+    settings = json.loads((own / "tokenizer_config.json").read_text())
+    for place, text in {
+        "tokenizer_config.json": json.dumps(settings | {"chat_template": TEMPLATE}),
+        "chat_template.jinja": TEMPLATE,
+        "additional_chat_templates/tools.jinja": TEMPLATE,
+    }.items():
+        file, before = own / place, json.dumps(settings)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        assert check(*config, f"model.tokenizer={own}")[0] == 0, place
+        assert load_tokenizer(ModelConfig(tokenizer=str(own))).chat_template
+        file.unlink()
+        (own / "tokenizer_config.json").write_text(before)
+    assert check(*config, "model.path=someone/model")[0] == 0
+    assert check(*config, "model.path=null", "model.preset=tiny", "model.tokenizer=bpe:300")[0] == 2
+
+
+def test_the_stage_that_asks_for_a_template_is_named(check, tmp_path, capsys):
+    assert check("chat.sft", [GOOD])[0] == 0
+    text = (tmp_path / "mine.yaml").read_text().replace("method: chat.sft\n", "")
+    text += "stages:\n  - {name: a, method: chat.sft}\n  - name: b\n    method: chat.sft\n    with: {template: model}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    line = text.splitlines().index("    with: {template: model}") + 1
+    assert main(["check", "mine.yaml"]) == 2
+    assert f"mine.yaml:{line} (stages.1.with.template)" in capsys.readouterr().err
