@@ -137,7 +137,7 @@ class BuildContext:
 
     seed: int = 0
     tokenizer: Any = None
-    texts: Sequence[str] = ()
+    texts: Iterable[str] = ()
     dense: Sequence[str] = ()
 
 

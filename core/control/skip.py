@@ -6,7 +6,8 @@ part. The threshold is the one at which that many parts would have been left out
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -123,10 +124,10 @@ def _record(model: Any, batches: Iterable[dict[str, Any]]) -> torch.Tensor:
     return torch.cat(found).cpu()
 
 
-def batches_of(texts: Sequence[str], tokenizer: Any, device: Any) -> Iterable[dict[str, Any]]:
+def batches_of(texts: Iterable[str], tokenizer: Any, device: Any) -> Iterable[dict[str, Any]]:
     """A few texts, one a batch, cut at `LENGTH` tokens."""
-    for text in texts[:TEXTS]:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"][:LENGTH]
+    for text in islice(texts, TEXTS):
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:LENGTH]
         if ids:
             yield {"input_ids": torch.tensor([ids], device=device)}
 

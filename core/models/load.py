@@ -96,7 +96,7 @@ def load_tokenizer(config: ModelConfig, texts: Iterable[str] | None = None) -> A
         raise ConfigError("no tokenizer", where="model.tokenizer", hint="set model.tokenizer, e.g. bpe:8192")
     from transformers import AutoTokenizer
 
-    place = _folder_or_hub(_tokenizer_folder(source), config.revision, "tokenizer")
+    place = _folder_or_hub(tokenizer_folder(source), config.revision, "tokenizer")
     if Path(place).is_dir() and not _holds_tokenizer(place):
         raise CheckpointError(
             "the folder holds no tokenizer",
@@ -126,7 +126,7 @@ def _holds_tokenizer(folder: str) -> bool:
     return any((Path(folder).expanduser() / name).is_file() for name in TOKENIZER_FILES)
 
 
-def _tokenizer_folder(source: str) -> str:
+def tokenizer_folder(source: str) -> str:
     """As `resolve_path`, and a folder that holds a tokenizer alone is good as well."""
     return str(Path(source).expanduser()) if _holds_tokenizer(source) else resolve_path(source)
 

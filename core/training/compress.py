@@ -18,7 +18,7 @@ from core.config.files import write_json
 from core.config.registry import QUANTIZERS, get_app
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
-from core.data.rows import BadRows, read_sources
+from core.data.rows import BadRows, read_sources, stream_sources
 from core.errors import ConfigError, GraftError, UnsupportedError
 from core.training.evaluate import make_evaluator, score_pipeline
 
@@ -155,8 +155,8 @@ def _calibration(model: Any, spec: Any, recipe: Recipe, app: Any, tokenizer: Any
             f"calibration rows of {length} tokens, and the model reads {context}", where="--length",
             hint=f"--length {context} or less",
         )  # fmt: skip
-    examples = read_sources(app, recipe.data.train, BadRows(recipe.data.on_bad), recipe.seed)
-    texts = [text for example in examples for text in texts_of(example)]
+    examples = stream_sources(app, recipe.data.train, BadRows(recipe.data.on_bad), recipe.seed)
+    texts = (text for example in examples for text in texts_of(example))
     return token_batches(tokenizer, texts, length or min(LENGTH, context), rows)
 
 

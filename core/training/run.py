@@ -11,7 +11,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +198,6 @@ class _Texts:
 
     def __iter__(self) -> Iterator[str]:
         return (text for examples, _ in self._data for example in examples for text in texts_of(example))
-
-    def __getitem__(self, first: slice) -> list[str]:
-        return list(islice(self, first.stop))
 
 
 def texts_of(example: Any) -> list[str]:

@@ -166,11 +166,11 @@ def lacks_template(source: str) -> bool:
     from pathlib import Path
 
     from core.config.files import read_json
-    from core.models.load import _tokenizer_folder
+    from core.models.load import tokenizer_folder
 
     if source.startswith("bpe:"):
         return True
-    folder = Path(_tokenizer_folder(source))
+    folder = Path(tokenizer_folder(source))
     files = [*folder.glob("chat_template.jinja"), *folder.glob("additional_chat_templates/*.jinja")]
     if files or not folder.is_dir():
         return False

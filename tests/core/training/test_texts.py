@@ -75,7 +75,7 @@ def test_a_tokenizer_is_fitted_text_by_text(tmp_path, read, monkeypatch):
 
 def test_the_text_is_that_of_all_stages_each_time():
     texts = _Texts([([TextExample("a"), TextExample("b")], []), ([TextExample("c")], [TextExample("held out")])])
-    assert list(texts) == list(texts) == ["a", "b", "c"] and texts[:2] == ["a", "b"]
+    assert list(texts) == list(texts) == ["a", "b", "c"]
     tokenizer = train_bpe(texts, 300)
     assert tokenizer.get_vocab() == train_bpe(["a", "b", "c"], 300).get_vocab()
     assert all(one.equal(two) for one, two in zip(token_batches(tokenizer, texts), token_batches(tokenizer, "abc")))
