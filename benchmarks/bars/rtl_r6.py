@@ -106,7 +106,7 @@ def measure(setting: Setting) -> Measured:
         "ports compared": syntax.available(),
         "prompts a seed": prompts,
         "tasks scored": scored,
-        "runs": [*based.values(), *searched, *runs],
+        "runs": [{k: v for k, v in run.items() if k != "model"} for run in (*based.values(), *searched, *runs)],
     }
     baseline = {
         "pass@1 with one iteration, %": once,
