@@ -20,19 +20,18 @@ from apps.embeddings import prompts
 from apps.embeddings.evaluator import EmbeddingEvaluator
 from apps.embeddings.example import EmbeddingExample, example_from
 from apps.embeddings.options import EmbeddingConfig
-from core.config.files import read_json, whole_folder, write_json
-from core.config.run_folder import versions
+from core.config.files import whole_folder
 from core.config.typed import Places, build
 from core.errors import AppInputError, BackendUnavailable, ConfigError, DataError
+from core.inference.served import CARD, Served, read_card
 from core.retrieval import AnnIndex, Bm25Index, DenseIndex, Hit
 
-CARD = "graft_pipeline.json"
 Kind = Literal["query", "document"]
 DEPTH = 100
 """Documents kept for each query in a prediction."""
 
 
-class EmbeddingPipeline:
+class EmbeddingPipeline(Served):
     """Give an `EmbeddingModel` and its tokenizer; or use `from_pretrained` or `from_model`."""
 
     app: ClassVar[str] = "embeddings"
@@ -90,7 +89,7 @@ class EmbeddingPipeline:
         if engine != "hf":
             raise ConfigError(f"engine '{engine}' gives no embeddings", hint="use hf or tiny")
         folder = resolve_path(str(path))
-        card = read_json(Path(folder) / CARD) if (Path(folder) / CARD).is_file() else {}
+        card = read_card(folder)
         wanted = {"path": folder, "revision": revision, "dtype": dtype, "quantization": quantization or "none"}
         spec = build(ModelConfig, wanted, Places("from_pretrained"))
         tokenizer = load_tokenizer(spec)
@@ -267,8 +266,7 @@ class EmbeddingPipeline:
             made = self.model.to_sentence_transformer(self.tokenizer, self.max_length, before)
             made.save(str(folder), create_model_card=False)
             card = {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None}
-            kind = f"{type(self).__module__}:{type(self).__qualname__}"
-            write_json(folder / CARD, {"class": kind, "app": self.app, "config": card, "versions": versions()})
+            self._write_card(folder, card)
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -276,12 +274,6 @@ class EmbeddingPipeline:
 
         self.model = None
         gc.collect()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
 
 
 def cut_to(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -19,14 +19,14 @@ from apps.tool_use.catalogue import Catalogue, ToolQuery
 from apps.tool_use.options import RetrieverConfig
 from apps.tool_use.retriever_score import RetrievalEvaluator
 from apps.tool_use.spec import ToolSpec
-from core.config.files import read_json, whole_folder, write_json
-from core.config.run_folder import versions
+from core.config.files import whole_folder, write_json
 from core.config.typed import Places, build
 from core.errors import AppInputError, BackendUnavailable, CheckpointError, ConfigError
+from core.inference.served import CARD, Served, read_card
 from core.retrieval import Bm25Index, DenseIndex, Hit, load_index, reciprocal_rank_fusion, weighted_sum
 from core.retrieval.words import code
 
-CARD, TOOLS = "graft_pipeline.json", "tools.json"
+TOOLS = "tools.json"
 
 
 class FoundTool(NamedTuple):
@@ -37,7 +37,7 @@ class FoundTool(NamedTuple):
     tool: ToolSpec
 
 
-class ToolRetriever:
+class ToolRetriever(Served):
     """Search over a catalogue.
 
     Args:
@@ -95,7 +95,7 @@ class ToolRetriever:
         if engine != "hf":
             raise ConfigError(f"engine '{engine}' does not search", hint="use hf or tiny")
         folder, library = _places(str(path))
-        card = read_json(folder / CARD) if folder is not None and (folder / CARD).is_file() else {}
+        card = {} if folder is None else read_card(folder)
         if card and card.get("app") != cls.app:
             raise CheckpointError(f"the model was saved by the app '{card.get('app')}'", where=str(folder))
         model = None
@@ -256,19 +256,11 @@ class ToolRetriever:
                         index.save(folder / name)
             if self._memory is not None:
                 self._memory.save(folder / "memory")
-            kind = f"{type(self).__module__}:{type(self).__qualname__}"
-            settings = dataclasses.asdict(self.config)
-            write_json(folder / CARD, {"class": kind, "app": self.app, "config": settings, "versions": versions()})
+            self._write_card(folder, dataclasses.asdict(self.config))
 
     def close(self) -> None:
         """Give the model's memory back."""
         self.model = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
 
 
 def _by_catalogue(examples: Iterable[ToolQuery]) -> list[list[int]]:

@@ -17,8 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from core.config.files import read_json, whole_folder, write_json
-from core.config.run_folder import versions
+from core.config.files import whole_folder
 from core.config.typed import Places, build
 from core.data.encode import encode, encode_prompt
 from core.data.segments import Segment, Template
@@ -26,8 +25,8 @@ from core.errors import AppInputError, CheckpointError, ConfigError
 from core.inference.batching import length_buckets
 from core.inference.request import Event, Output, Request, Result, SamplingParams
 from core.inference.save import save_model
+from core.inference.served import CARD, Served, read_card
 
-CARD = "graft_pipeline.json"
 _SAMPLING = {f.name for f in dataclasses.fields(SamplingParams)}
 
 
@@ -52,10 +51,9 @@ class PipelineConfig:
     kv: Literal["full", "kv8", "kv4"] = "full"
 
 
-class BasePipeline:
+class BasePipeline(Served):
     """Give `engine` (what generates) and `tokenizer`; or use `from_pretrained` or `from_model`."""
 
-    app: ClassVar[str] = ""
     example_cls: ClassVar[type] = str
     templates: ClassVar[Mapping[str, Template]] = {}
     default_template: ClassVar[str | None] = None
@@ -126,12 +124,10 @@ class BasePipeline:
 
     @classmethod
     def _read_card(cls, folder: str) -> dict[str, Any]:
-        path = Path(folder) / CARD
-        if not path.is_file():
-            return {}
-        card = read_json(path)
+        card = read_card(folder)
         if cls.app and card.get("app") not in (None, "", "lm", cls.app):
-            raise CheckpointError(f"the model was saved by the app '{card['app']}', not '{cls.app}'", where=str(path))
+            where = str(Path(folder) / CARD)
+            raise CheckpointError(f"the model was saved by the app '{card['app']}', not '{cls.app}'", where=where)
         return card if card.get("app") == cls.app else {}
 
     @classmethod
@@ -274,26 +270,12 @@ class BasePipeline:
     def _write(self, model: Any, path: Path) -> None:
         save_model(model, path)
         self.tokenizer.save_pretrained(path)
-        write_json(
-            path / CARD,
-            {
-                "class": f"{type(self).__module__}:{type(self).__qualname__}",
-                "app": self.app,
-                "config": {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None},
-                "template": self.config.template or self.default_template,
-                "versions": versions(),
-            },
-        )
+        config = {k: v for k, v in dataclasses.asdict(self.config).items() if v is not None}
+        self._write_card(path, config, template=self.config.template or self.default_template)
 
     def close(self) -> None:
         """Give the engine's memory back."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
 
     # ---- inside ------------------------------------------------------------------------------------------------
 

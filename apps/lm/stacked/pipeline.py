@@ -16,13 +16,11 @@ import numpy as np
 
 from apps.lm.stacked.data import StackExample
 from apps.lm.stacked.evaluator import StackEvaluator
-from core.config.files import read_json, whole_folder, write_json
-from core.config.run_folder import versions
+from core.config.files import whole_folder, write_json
 from core.config.schema import key
 from core.config.typed import Places, build
 from core.errors import AppInputError, BackendUnavailable, CheckpointError, ConfigError, UnsupportedError
-
-CARD = "graft_pipeline.json"
+from core.inference.served import CARD, Served, read_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +31,7 @@ class StackPipelineConfig:
     batch: int = key(32, "texts that are read at once", least=1)
 
 
-class StackPipeline:
+class StackPipeline(Served):
     """Give a `StackedLm` and the language model's tokenizer; or use `from_pretrained` or `from_model`."""
 
     app: ClassVar[str] = "lm"
@@ -75,7 +73,7 @@ class StackPipeline:
         if folder is None:
             raise CheckpointError("no stacked model here", where=str(path), hint="give the run of an lm.stack recipe")
         model = opened(folder, pick_device(device), dtype)
-        card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+        card = read_card(folder)
         tokenizer = load_tokenizer(ModelConfig(path=str(folder)))
         return cls.from_model(model.eval(), tokenizer, **{**card.get("config", {}), **config})
 
@@ -158,15 +156,7 @@ class StackPipeline:
             model.reader.tokenizer.save_pretrained(folder / "reader")
             encoder = {**dataclasses.asdict(options), "path": _absolute(options.path)}
             write_json(folder / "config.json", {"model_type": KIND, "llm": model.llm_source, "encoder": encoder})
-            write_json(
-                folder / CARD,
-                {
-                    "class": f"{type(self).__module__}:{type(self).__qualname__}",
-                    "app": self.app,
-                    "config": dataclasses.asdict(self.config),
-                    "versions": versions(),
-                },
-            )
+            self._write_card(folder, dataclasses.asdict(self.config))
 
     def close(self) -> None:
         """Give the models' memory back."""
@@ -174,12 +164,6 @@ class StackPipeline:
 
         self.model = None
         gc.collect()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.close()
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
