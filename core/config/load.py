@@ -254,8 +254,7 @@ def _check(recipe: Recipe, places: Places) -> None:
     for index, stage in enumerate(resolve_stages(recipe)):
         prefix: tuple = ("stages", index) if recipe.stages else ()
         _refuse_inert(stage.recipe, places, prefix, acted_on)
-        streaming = (*prefix, "data", "streaming")
-        streaming = streaming if streaming in places.lines else ("data", "streaming")
+        streaming = _written(places, prefix, "data", "streaming")
         if stage.recipe.data.streaming and not METHODS.get(stage.method).streams:
             raise UnsupportedError(
                 f"{stage.method} cannot follow data.streaming: its rows are read before training",
@@ -263,14 +262,12 @@ def _check(recipe: Recipe, places: Places) -> None:
                 hint="set it to false",
             )
         check_limits(stage.method, METHODS.get(stage.method).limits, stage.recipe, places, prefix, stage.options)
-        own = (*prefix, "model")
-        own = own if own in places.lines else ("model",)
+        own = _written(places, prefix, "model")
         check_parts(stage.recipe.model, places, own, stage.recipe.data.packing)
         check_weighed(stage.recipe.model, stage.recipe.train, places, own)
         for block in ("train", "eval"):
             for number, source in enumerate(getattr(stage.recipe.data, block)):
-                own = (*prefix, "data", block, number)
-                check_source(app, source, places, own if own in places.lines else ("data", block, number))
+                check_source(app, source, places, _written(places, prefix, "data", block, number))
         if stage.recipe.data.streaming and stage.recipe.train.max_steps is None:
             raise ConfigError(
                 "a stream has no length to count epochs with",
@@ -292,6 +289,11 @@ def _check(recipe: Recipe, places: Places) -> None:
             )
 
 
+def _written(places: Places, prefix: tuple, *path: Any) -> tuple:
+    """Where a key of a stage stands: in the stage itself, or in the recipe for all stages."""
+    return (*prefix, *path) if (*prefix, *path) in places.lines else path
+
+
 INERT = ("data.process", "verify", "inference.engine", "inference.sampling")
 
 
@@ -305,7 +307,7 @@ def _refuse_inert(recipe: Recipe, places: Places, prefix: tuple, acted_on: set[s
         for part in path:
             given, default = given[part], default[part]
         if given != default:
-            where = places.of((*prefix, *path) if (*prefix, *path) in places.lines else path)
+            where = places.of(_written(places, prefix, *path))
             raise UnsupportedError(f"{dotted} has no effect yet", where=where, hint="take the key out of the recipe")
 
 

@@ -260,6 +260,11 @@ class Recipe:
     def __post_init__(self) -> None:
         self.source: Any = None
 
+    def place_of(self, key: str) -> str:
+        """File and line of a dotted key; the key alone where the recipe was never written."""
+        parts = (int(part) if part.isdigit() else part for part in key.split("."))
+        return self.source.places.of(tuple(parts)) if self.source else key
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with the YAML's key names."""
         return to_plain(self)

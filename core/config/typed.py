@@ -61,7 +61,8 @@ def build(cls: type[T], value: Any, places: Places | None = None, path: Path = (
     hints = typing.get_type_hints(cls)
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     if not isinstance(value, dict):
-        meant = f"write {_meant(cls, value)}, or other keys" if _meant(cls, value) else "write {key: value}"
+        form = _meant(cls, value)
+        meant = f"write {form}, or other keys" if form else "write {key: value}"
         raise ConfigError(
             f"expected a block of keys, got {_show(value)}",
             where=places.of(path),

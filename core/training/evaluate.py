@@ -38,22 +38,16 @@ def check_select(app: App, stages: Sequence[Any]) -> None:
         try:
             name, measured = recipe.eval.select, make_evaluator(app, recipe.eval).metrics
         except ConfigError as error:
-            error.where = place_of(recipe, error.where or "eval.metrics")
+            error.where = recipe.place_of(error.where or "eval.metrics")
             raise
         if name == "loss" or not recipe.eval.every:
             continue
-        where = place_of(recipe, "eval.select")
+        where = recipe.place_of("eval.select")
         if name.split("/")[0] not in measured:
             hint = " ".join(filter(None, [nearest(name, measured), f"measured here: loss, {', '.join(measured)}"]))
             raise ConfigError(f"'{name}' is not measured", where=where, hint=hint)
         if not recipe.data.eval:
             raise ConfigError(f"'{name}' has nothing to be measured on", where=where, hint="give data.eval")
-
-
-def place_of(recipe: Recipe, key: str) -> str:
-    """File and line of a dotted key; the key alone where the recipe was never written."""
-    parts = (int(part) if part.isdigit() else part for part in key.split("."))
-    return recipe.source.places.of(tuple(parts)) if recipe.source else key
 
 
 def check_sampling(recipe: Recipe) -> None:
@@ -64,7 +58,7 @@ def check_sampling(recipe: Recipe) -> None:
     for name in recipe.eval.sampling:
         if name not in known and name != "samples":
             hint = " ".join(filter(None, [nearest(name, known), f"known: {', '.join(known)}"]))
-            where = place_of(recipe, f"eval.sampling.{name}")
+            where = recipe.place_of(f"eval.sampling.{name}")
             raise ConfigError(f"generation has no setting '{name}'", where=where, hint=hint)
     SamplingParams().updated({name: value for name, value in recipe.eval.sampling.items() if name in known})
 

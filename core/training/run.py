@@ -130,7 +130,7 @@ def check_processes(recipe: Recipe, resume: bool) -> None:
     One process may go on with what several began.
     """
     strategy, processes = recipe.backend.strategy, world_size()
-    where = recipe.source.places.of(("backend", "strategy")) if recipe.source else "backend.strategy"
+    where = recipe.place_of("backend.strategy")
     if strategy == "single" and processes > 1:
         raise ConfigError(f"strategy single, and {processes} processes run", where=where, hint="set it to auto or ddp")
     if strategy == "ddp" and processes == 1 and not resume:

@@ -118,15 +118,14 @@ def check_model(recipe) -> None:
 
     from core.errors import ConfigError, nearest
     from core.models.presets import PRESETS
-    from core.training.evaluate import place_of
 
     name, tokenizer = recipe.model.preset, recipe.model.tokenizer or ""
     if name is not None and name not in PRESETS:
         hint = " ".join(filter(None, [nearest(name, PRESETS), f"known: {', '.join(PRESETS)}"]))
-        raise ConfigError(f"unknown preset '{name}'", where=place_of(recipe, "model.preset"), hint=hint)
+        raise ConfigError(f"unknown preset '{name}'", where=recipe.place_of("model.preset"), hint=hint)
     if tokenizer.startswith("bpe:") and not tokenizer.removeprefix("bpe:").isdigit():
         raise ConfigError(
-            "a trained tokenizer is written bpe:SIZE", where=place_of(recipe, "model.tokenizer"), hint="e.g. bpe:8192"
+            "a trained tokenizer is written bpe:SIZE", where=recipe.place_of("model.tokenizer"), hint="e.g. bpe:8192"
         )
     path = recipe.model.path
     if path in (None, "embedded"):
@@ -139,7 +138,7 @@ def check_model(recipe) -> None:
             raise ConfigError("the folder holds no model (no config.json)", where=path)
     elif folder.is_file():
         raise ConfigError(
-            "this is a file", where=place_of(recipe, "model.path"), hint="name the folder of a model or a hub id"
+            "this is a file", where=recipe.place_of("model.path"), hint="name the folder of a model or a hub id"
         )
     elif looks_local:
         raise ConfigError("model folder not found", where=path)
@@ -148,7 +147,6 @@ def check_model(recipe) -> None:
 def check_template(recipe, stages) -> None:
     """A stage that asks for the model's own chat template finds one, where the tokenizer lies on this machine."""
     from core.errors import ConfigError
-    from core.training.evaluate import place_of
 
     source = recipe.model.tokenizer or recipe.model.path
     for stage in stages:
@@ -156,7 +154,7 @@ def check_template(recipe, stages) -> None:
             key = f"stages.{stage.index}.with.template" if recipe.stages else "with.template"
             raise ConfigError(
                 f"the tokenizer of '{source}' has no chat template",
-                where=place_of(recipe, key),
+                where=recipe.place_of(key),
                 hint="template: auto takes the model's own where it has one; or name another",
             )
 
