@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from core.control.stacking import TASK, unexplained
 from core.errors import ConfigError
-
-IGNORE = -100
+from core.objectives.losses import IGNORE
 
 
 class _Stacked:

@@ -83,14 +83,12 @@ def compress(
         bytes_before = _bytes(model, base_kind)
         found = _quantized(model, spec, calib, recipe.seed, options or {})
         kind = _exact_kind(model) or base_kind
-        _round(model, kind)
+        _cast(model, kind, back=True)
         found |= {"bytes_before": bytes_before, "bytes_after": _bytes(model, kind)}
         after = score_pipeline(pipeline, evaluator, examples, sampling) if examples else None
         if (out / REPORT).is_file():
             shutil.rmtree(out)
-        for parameter in model.parameters():
-            if kind is not None and parameter.is_floating_point():
-                parameter.data = parameter.data.to(kind)
+        _cast(model, kind)
         pipeline.save_pretrained(out)
     assert (out / CARD).is_file()
     if before is not None and after is not None:
@@ -194,11 +192,11 @@ def _exact_kind(model: Any) -> Any:
     return next(fitting, None)
 
 
-def _round(model: Any, kind: Any) -> None:
-    """Leave in every floating parameter what `kind` can hold; None leaves all as it is."""
+def _cast(model: Any, kind: Any, back: bool = False) -> None:
+    """Every floating parameter into `kind`, and `back` to what it was; None leaves all as it is."""
     for parameter in model.parameters():
         if kind is not None and parameter.is_floating_point():
-            parameter.data = parameter.data.to(kind).to(parameter.dtype)
+            parameter.data = parameter.data.to(kind).to(parameter.dtype if back else kind)
 
 
 def _bytes(model: Any, kind: Any) -> int:

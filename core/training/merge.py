@@ -45,6 +45,7 @@ def merge(
     Raises:
         MergeError: there is no adapter to merge, or the drift is above `max_drift`; nothing is written then.
     """
+    from core.control.stacking import NOTE as STACKED
     from core.inference.load import base_of, load_for_serving, trained_on
     from core.models.load import resolve_path
     from core.quantization.load import holds_codes
@@ -52,7 +53,7 @@ def merge(
     if mode not in MODES:
         raise ConfigError(f"unknown mode '{mode}'", where="--mode", hint=f"known: {', '.join(MODES)}")
     folder = Path(resolve_path(str(source)))
-    if (folder / "stacked.json").is_file():
+    if (folder / STACKED).is_file():
         raise MergeError(
             "a stacked model stays beside its two bases",
             where=str(folder),
