@@ -24,6 +24,7 @@ from core.config.files import whole_folder
 from core.config.typed import Places, build
 from core.errors import AppInputError, BackendUnavailable, ConfigError, DataError
 from core.inference.served import CARD, Served, read_card
+from core.models.attention import without_planning
 from core.retrieval import AnnIndex, Bm25Index, DenseIndex, Hit
 
 Kind = Literal["query", "document"]
@@ -162,7 +163,7 @@ class EmbeddingPipeline(Served):
         found = torch.empty(len(texts), self.model.dimension)
         training = self.model.training
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), without_planning(self.model.device):
             for group in by_length([len(text.ids) for text in encoded], self.config.batch_tokens):
                 batch = padded([encoded[i] for i in group], self.tokenizer.pad_token_id or 0)
                 found[group] = self.model(**{n: v.to(self.model.device) for n, v in batch.items()}).float().cpu()

@@ -24,6 +24,7 @@ from core.config.schema import BackendConfig, TrainConfig
 from core.data.distinct import BatchOrder
 from core.data.distinct import RowDataset as ContrastDataset
 from core.errors import ConfigError
+from core.models.attention import without_planning
 from core.training.saving import Saving
 from core.training.schedule import schedule
 
@@ -148,7 +149,7 @@ class ContrastiveTrainer(Saving, Trainer):
         module.train()
         inputs = self._prepare_inputs(inputs)
         self.useful_tokens += int(inputs["useful"])
-        with self.compute_loss_context_manager():
+        with without_planning(self.args.device), self.compute_loss_context_manager():
             return step(module, inputs, self.objective, self.keep_tokens)
 
     def held_out(self, dataset: Any) -> dict[str, float]:
@@ -159,7 +160,7 @@ class ContrastiveTrainer(Saving, Trainer):
         module.eval()
         for chosen in order.batches():
             inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in chosen]))
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad(), without_planning(self.args.device), self.compute_loss_context_manager():
                 found = torch.cat([module(**_inputs(chunk)) for chunk in inputs["chunks"]])
                 losses.append(float(self.objective(batch_of(_ordered(found, inputs["chunks"]), inputs))))
         module.train(training)

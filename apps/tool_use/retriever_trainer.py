@@ -24,6 +24,7 @@ from core.config.schema import BackendConfig, TrainConfig
 from core.data.distinct import BatchOrder, RowDataset
 from core.data.encode import EncodeStats
 from core.errors import ConfigError
+from core.models.attention import without_planning
 from core.training.saving import Saving
 from core.training.schedule import Scheduled
 
@@ -122,6 +123,10 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> BatchOrder:
         return self.order
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with without_planning(self.args.device):  # a cached loss encodes again in its backward pass
+            return super().training_step(*args, **kwargs)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
@@ -143,7 +148,7 @@ class RetrieverTrainer(Scheduled, Saving, Trainer):
         loss = MultipleNegativesRankingLoss(module, scale=self.objective.scale)
         for chosen in order.batches():
             inputs = self._prepare_inputs(_columns(module, [dataset[i] for i in chosen]))
-            with torch.no_grad(), self.compute_loss_context_manager():
+            with torch.no_grad(), without_planning(self.args.device), self.compute_loss_context_manager():
                 losses.append(float(loss(inputs["columns"], None)))
         module.train(training)
         return {"loss": sum(losses) / len(losses)}

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from core.models.topology import ModelTopology
+from core.sparse.flops import flop_counter
 from core.sparse.green import Costs, Place
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,8 @@ def _counted(
     model: Any, topology: ModelTopology, head: str, loss: Callable[[], torch.Tensor], free: bool
 ) -> tuple[int, Counter[str]]:
     """FLOPs of the forward pass, and of the backward pass by module; what the loss itself does is the head's."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     model.requires_grad_(free)
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     owners = _Owners(counter)
     handles = [
         handle

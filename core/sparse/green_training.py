@@ -18,6 +18,7 @@ import torch.distributed as dist
 from core.config.sparse import GreenOptions
 from core.errors import UnsupportedError
 from core.objectives.selection import SelectionCallback, bare
+from core.sparse.flops import flop_counter
 from core.sparse.green import Costs, in_scope, tensor_flops
 from core.sparse.green_counted import counted_costs
 
@@ -88,10 +89,8 @@ class GreenTrainerMixin:
     def training_step(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.selection.due:
             return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
-        from torch.utils.flop_counter import FlopCounterMode
-
         self._select(inputs)
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             found = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         self.selection.counted = counter.get_total_flops() / self._costs.full
         return found

@@ -25,6 +25,7 @@ from core.errors import ConfigError, MergeError, nearest
 from core.models.linear import dense_weight, features, is_linear_like, set_dense_weight
 from core.models.peft_registry import peft_type, register_method
 from core.models.topology import block_linears
+from core.sparse.entries import add_into, read
 from core.sparse.support import bounds, draw_positions, index_dtype, sampled_product, shares, tiles
 from core.sparse.window import Window
 
@@ -192,8 +193,7 @@ class SpielLayer(nn.Module, BaseTunerLayer):
         made = stored.to(dtype, copy=True)
         flat, source = made.view(-1), stored.view(-1)
         for name, value in zip(names, values):
-            positions = self.spiel_indices[name].long()
-            flat[positions] = (source[positions].float() + value.detach().float()).to(dtype)
+            add_into(flat, source, self.spiel_indices[name], value.detach())
             source = flat
         return made
 
@@ -232,7 +232,7 @@ class SpielLayer(nn.Module, BaseTunerLayer):
         for number, (flat, start) in enumerate(self._gradient_tiles(x, dy, ranges)):
             for name, gradient in found.items():
                 piece = slice(*cuts[name][number : number + 2])
-                gradient[piece] = flat[(self.spiel_indices[name][piece] - start).long()].to(gradient.dtype)
+                read(flat, self.spiel_indices[name][piece], start, gradient[piece])
             for name, window in watching.items():
                 window.add(flat, start, slice(*seen[name][number : number + 2]))
         return found

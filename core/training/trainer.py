@@ -125,6 +125,10 @@ class SupervisedTrainer(Scheduled, Saving, Trainer):
 
     # ---- loss --------------------------------------------------------------------------------------------------
 
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with attention_for(inputs, self.args.device):  # blocks that run again in the backward pass choose as before
+            return super().training_step(model, inputs, *args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         labels, known = inputs.pop("labels"), known_of(inputs)

@@ -159,21 +159,23 @@ class Shape(NamedTuple):
 def shape_of(rows: int, inputs: int, limit: int, halves: int = 1) -> tuple[Shape, bool]:
     """The shape of a product, and whether its activations lie in shared memory, of which a block has `limit` bytes.
 
-    Up to 8 rows one tile at a time is under way, as deep as was fastest on an H100: one of 16 warps has few groups to
-    take, and a deeper queue only delays the first. More rows share their activations between two tiles.
+    Measured on an H200: activations in shared memory and one tile under way are fastest wherever they fit; where they
+    do not, two tiles share what is read of them. A block of 16 warps has few groups to take, and a deeper queue than
+    three only delays the first.
     """
     warps = 16
     while warps > 1 and warps > inputs // GROUP:
         warps //= 2
-    shape = Shape(1, warps, 1, 3 if inputs <= 8192 else 4) if rows <= 8 else Shape(2, warps, 2, 4)
+    held = Shape(1 if rows <= 8 else 2, warps, 1, 3)
+    if held.shared_bytes(rows, inputs, True, halves) <= limit:
+        return held, True
+    shape = held._replace(at_once=2)
     while shape.shared_bytes(rows, inputs, False, halves) > limit:
-        if shape.stages > 3:
-            shape = shape._replace(stages=shape.stages - 1)
-        elif shape.at_once > 1:
+        if shape.at_once > 1:
             shape = shape._replace(at_once=1)
         else:
             shape = shape._replace(warps=shape.warps // 2)
-    return shape, rows * inputs <= 32768 and shape.shared_bytes(rows, inputs, True, halves) <= limit
+    return shape, False
 
 
 def launch(
