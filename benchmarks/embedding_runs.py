@@ -7,15 +7,14 @@ a GPU, each in a process of its own.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bar import ROOT
 from benchmarks.embedding_sets import TASK, base_model, lexical_hits, metatool_folder, stsb, trained
+from benchmarks.sharing import sharing
 
 RECIPE = ROOT / "benchmarks" / "recipes" / "embedding_tuning.yaml"
 TOGETHER = 6
@@ -38,25 +37,6 @@ def arms(work: Path, chosen: dict[str, list[str]], train: Callable[..., dict] | 
     with sharing(count) as pool:
         waiting = {name: pool.submit(train or arm, work, name, overrides) for name, overrides in chosen.items()}
         return {name: future.result() for name, future in waiting.items()}
-
-
-def sharing(count: int) -> ProcessPoolExecutor:
-    """`count` processes that share the GPU and the cores evenly; each keeps within its part of the memory.
-
-    GRAFT_GPU_SHARE=0.5 in the environment says that another bar has the other half of the GPU.
-    """
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_share, initargs=(count,))
-
-
-def _share(count: int) -> None:
-    cores = max(1, len(os.sched_getaffinity(0)) // count)
-    os.environ["RAYON_NUM_THREADS"] = str(cores)  # read by tokenizers when it first works
-    import torch
-
-    torch.set_num_threads(cores)
-    if torch.cuda.is_available():
-        # A tenth is left for what the driver keeps for each process.
-        torch.cuda.set_per_process_memory_fraction(0.9 * float(os.environ.get("GRAFT_GPU_SHARE", 1)) / count)
 
 
 def arm(work: Path, name: str, overrides: list[str]) -> dict[str, Any]:

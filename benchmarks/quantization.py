@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ def ids_of(tokenizer: Any, lines: Sequence[str]) -> Any:
     """One row of ids of many lines."""
     import torch
 
-    return torch.tensor([i for line in lines for i in tokenizer(line)["input_ids"]])
+    return torch.tensor([i for ids in tokenizer(list(lines))["input_ids"] for i in ids])
 
 
 def texts(tokenizer: Any, seed: int, calibration: int, test: int, length: int) -> tuple[list[Any], list[Any]]:
@@ -61,20 +62,40 @@ def texts(tokenizer: Any, seed: int, calibration: int, test: int, length: int) -
     return list(calib.split(8)), list(held[: count * length].view(count, length).split(8))
 
 
+PACKAGES, MOST_BYTES = ("numpy", "torch", "transformers"), 48 << 20
+
+
 def library(tokenizer: Any) -> tuple[Any, list[Any]]:
-    """The Python standard library's source: training ids in one row, and every twentieth file as held-out batches."""
+    """Python source: training ids in one row, and held-out batches (8, 512).
+
+    Every twentieth file of the standard library is held out; the others and those of large packages, up to MOST_BYTES
+    of them, are for training.
+    """
     import torch
 
-    root = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(
-        file for file in root.rglob("*.py") if not {"site-packages", "dist-packages", "test", "tests"} & set(file.parts)
-    )
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
-    ids = [torch.tensor(row, dtype=torch.long) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    train = torch.cat([row for number, row in enumerate(ids) if number % 20])
-    held = torch.cat([row for number, row in enumerate(ids) if number % 20 == 0])
-    count = min(128, held.numel() // 512)
-    return train, list(held[: count * 512].view(count, 512).split(8))
+    files = sources(Path(sysconfig.get_paths()["stdlib"]))
+    held, train, size = files[::20], [file for number, file in enumerate(files) if number % 20], 0
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        for file in sources(Path(spec.origin).parent) if spec is not None and spec.origin else ():
+            size += file.stat().st_size
+            if size <= MOST_BYTES:
+                train.append(file)
+
+    def ids(chosen: list[Path]) -> Any:
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in chosen]
+        rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return torch.cat([torch.tensor(row, dtype=torch.long) for row in rows])
+
+    tested = ids(held)
+    count = min(128, tested.numel() // 512)
+    return ids(train), list(tested[: count * 512].view(count, 512).split(8))
+
+
+def sources(root: Path) -> list[Path]:
+    """Python files below a folder in order, without tests and without packages that are installed there."""
+    left_out = {"site-packages", "dist-packages", "test", "tests"}
+    return sorted(file for file in root.rglob("*.py") if not left_out & set(file.relative_to(root).parts))
 
 
 def _exists(name: str) -> bool:

@@ -54,14 +54,28 @@ def key_of(text: str) -> int:
 
 
 class ChunkCollator:
-    """Rows of one process → chunks of texts of like length, and what the loss needs to know of them."""
+    """Rows of one process → chunks of texts of like length, and what the loss needs to know of them.
+
+    A document that stands in several rows is encoded once; `places` says where each text of the batch is found. A query
+    is apart from an equal document: under dropout the two differ, which is what such a pair teaches (Gao et al. 2021,
+    SimCSE).
+    """
 
     def __init__(self, pad: int, chunk_tokens: int, least: int = 1024) -> None:
         self.pad, self.chunk_tokens, self.least = pad, chunk_tokens, least
 
     def __call__(self, rows: Sequence[Contrast]) -> dict[str, Any]:
         columns = min(len(row.texts) for row in rows)
-        texts = [row.texts[column] for column in range(columns) for row in rows]
+        numbers: dict[Any, int] = {}
+        texts: list[Text] = []
+        places = []
+        for column in range(columns):
+            for row in rows:
+                text = row.texts[column]
+                place = numbers.setdefault((column > 0, text.prompt, *text.ids), len(texts))
+                if place == len(texts):
+                    texts.append(text)
+                places.append(place)
         chunks = []
         for group in by_length([len(text.ids) for text in texts], self.chunk_tokens, self.least):
             chunks.append({**padded([texts[i] for i in group], self.pad), "index": torch.tensor(group)})
@@ -72,6 +86,7 @@ class ChunkCollator:
         return {
             **known,
             "chunks": chunks,
+            "places": torch.tensor(places),
             "keys": torch.tensor([row.keys[:columns] for row in rows]),
             "scores": torch.tensor([row.score for row in rows]),
             "useful": sum(len(text.ids) for text in texts),
@@ -162,7 +177,7 @@ class ContrastiveTrainer(Saving, Trainer):
             inputs = self._prepare_inputs(self.data_collator([dataset[i] for i in chosen]))
             with torch.no_grad(), without_planning(self.args.device), self.compute_loss_context_manager():
                 found = torch.cat([module(**_inputs(chunk)) for chunk in inputs["chunks"]])
-                losses.append(float(self.objective(batch_of(_ordered(found, inputs["chunks"]), inputs))))
+                losses.append(float(self.objective(batch_of(_ordered(found, inputs), inputs))))
         module.train(training)
         return {"loss": sum(losses) / len(losses)}
 
@@ -190,7 +205,7 @@ def step(module: Any, inputs: dict[str, Any], objective: Callable[[Batch], torch
         states.append(None if kept[-1] else _random_state(chunk["input_ids"].device))
         with torch.set_grad_enabled(kept[-1]):
             found.append(module(**_inputs(chunk)))
-    leaf = _ordered(torch.cat([part.detach() for part in found]).float(), chunks).requires_grad_()
+    leaf = _ordered(torch.cat([part.detach() for part in found]).float(), inputs).requires_grad_()
     loss = objective(batch_of(leaf, inputs))
     (gradient,) = torch.autograd.grad(loss, leaf)
     for chunk, state, part in zip(chunks, states, found):
@@ -206,17 +221,17 @@ def _inputs(chunk: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chunk.items() if name != "index"}
 
 
-def _ordered(found: torch.Tensor, chunks: list[dict[str, Any]]) -> torch.Tensor:
-    """Embeddings as the chunks gave them → in the order of the texts (columns of all rows, one after the other)."""
-    places = torch.cat([chunk["index"] for chunk in chunks])
-    return torch.empty_like(found).index_copy(0, places, found)
+def _ordered(found: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """Embeddings as the chunks gave them → in the order of the texts that they encode."""
+    numbers = torch.cat([chunk["index"] for chunk in inputs["chunks"]])
+    return torch.empty_like(found).index_copy(0, numbers, found)
 
 
 def batch_of(local: torch.Tensor, inputs: dict[str, Any]) -> Batch:
-    """The batch of all processes from the embeddings (columns · b, d) of this one; only its own carry a gradient."""
+    """The batch of all processes from the embeddings (texts, d) of this one; only its own carry a gradient."""
     keys, scores = _all(inputs["keys"]), _all(inputs["scores"])
     columns = keys.shape[-1]
-    own = local.unflatten(0, (columns, -1)).transpose(0, 1).contiguous()
+    own = local[inputs["places"]].unflatten(0, (columns, -1)).transpose(0, 1).contiguous()
     everything = _all(own)
     q, p, n = everything[:, 0], everything[:, 1], everything[:, 2:]
     # what a process knows of its own queries differs in width; what follows from it for all documents does not

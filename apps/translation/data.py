@@ -15,8 +15,9 @@ from typing import Any
 from apps.translation.example import TranslationExample, example_from, pair_from, to_jsonl
 from apps.translation.languages import direction, language
 from apps.translation.preferences import embedded_triplets, triplets
-from apps.translation.reading import count_lines, detokenised, existing, json_rows, lines, reject, required
+from apps.translation.reading import count_lines, detokenised, existing, json_rows, lines, required
 from core.data.readers import Readers
+from core.data.reading import reject
 from core.errors import DataError
 
 __all__ = ["READERS", "STAND_INS", "TranslationExample", "example_from", "load_data", "to_jsonl"]

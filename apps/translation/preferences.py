@@ -9,7 +9,8 @@ from typing import Any
 
 from apps.translation.example import TranslationExample, example_from
 from apps.translation.languages import language
-from apps.translation.reading import json_rows, reject, required
+from apps.translation.reading import json_rows, required
+from core.data.reading import reject
 from core.errors import DataError
 
 

@@ -14,15 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from core.data.reading import reject
 from core.errors import DataError
 
 T = TypeVar("T")
-
-
-def reject(on_bad: Any, error: DataError) -> None:
-    if on_bad is None or on_bad == "raise":
-        raise error
-    on_bad.handle(error)
 
 
 def existing(path: Path) -> Path | None:

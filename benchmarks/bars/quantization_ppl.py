@@ -2,7 +2,7 @@
 
 A pretrained 22M-parameter Llama, held-out news text, three draws of calibration text. Outliers, which small models do
 not have, are injected by a rescaling that leaves the function as it is: four gains of every norm times 50. On a GPU a
-30M model is trained first, on the Python standard library, because the targets are those that a model of this size and
+30M model is trained beside, on Python source, because the targets are those that a model of this size and
 training reached with the same definitions; it is judged by them too. The minutes are for a GPU.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.bars.quantization_ternary import batches, fresh, trained
 from benchmarks.quantization import increase, inject, library, load, model_folder, nll, plain_w8a8, texts
+from benchmarks.sharing import together
 
 SEEDS = (1, 2, 3)
 # preset → the largest share of asymmetric rounding's loss increase, by bits
@@ -40,22 +41,27 @@ def measure(setting: Setting) -> Measured:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = "tiny-7m" if setting.quick else "small-22m"
     seeds = SEEDS[:1] if setting.quick else SEEDS
-    size = (48, 8, 128) if setting.quick else (128, 64, 512)
     start = time.perf_counter()
-    reference = _reference(device) if device == "cuda" and not setting.quick else None
-    rows: list[dict[str, Any]] = []
-    for seed in seeds:
-        model, tokenizer = load(name, device)
-        calib, test = texts(tokenizer, seed, *size)
-        base = nll(model, test)
-        rows.append({"seed": seed, "loss": round(base, 4), **_plain(model, calib, test, base, setting.quick)})
-        if not setting.quick:
-            inject(model, FACTOR, CHANNELS, seed)
-            moved = abs(nll(model, test) - base)
-            rows[-1]["injection moves the loss by"] = moved
-            rows[-1] |= _injected(model, calib, test, base)
+    jobs: dict[str, Any] = {str(seed): (_row, (seed, name, device, setting.quick)) for seed in seeds}
+    if device == "cuda" and not setting.quick:
+        jobs["30M"] = (_reference, (device,))
+    found = together(jobs)
+    reference = found.pop("30M", None)
     details = {"model": name, "device": device, "seconds": time.perf_counter() - start}
-    return _judge(rows, reference, setting.quick, details)
+    return _judge(list(found.values()), reference, setting.quick, details)
+
+
+def _row(seed: int, name: str, device: str, quick: bool) -> dict[str, Any]:
+    """Loss increases with one draw of calibration text, and after outliers were injected."""
+    model, tokenizer = load(name, device)
+    calib, test = texts(tokenizer, seed, *((48, 8, 128) if quick else (128, 64, 512)))
+    base = nll(model, test)
+    row = {"seed": seed, "loss": round(base, 4), **_plain(model, calib, test, base, quick)}
+    if not quick:
+        inject(model, FACTOR, CHANNELS, seed)
+        row["injection moves the loss by"] = abs(nll(model, test) - base)
+        row |= _injected(model, calib, test, base)
+    return row
 
 
 def _reference(device: str) -> dict[str, float]:

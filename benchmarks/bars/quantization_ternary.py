@@ -1,7 +1,8 @@
 """Ternary training against its float twin, and against rounding that twin to ternary afterwards (Kaushal et al. 2024).
 
-All arms start from the same random weights and see the same batches of real text; only the form of the linear maps
-differs. Rounding a float model after training is the ablation that shows what training in the form is worth.
+All arms start from the same random weights and see the same batches of Python source (novels in the quick form); only
+the form of the linear maps differs. Rounding a float model after training is the ablation that shows what training in
+the form is worth.
 """
 
 from __future__ import annotations
@@ -14,31 +15,23 @@ from typing import Any
 
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.data import data_root, read_lines
-from benchmarks.quantization import ids_of, model_folder, nll
+from benchmarks.quantization import ids_of, library, model_folder, nll
+from benchmarks.sharing import together
 
 WITHIN, ARMS = 1.08, ("float", "trilm", "bitlinear")
 
 
 def measure(setting: Setting) -> Measured:
     import torch
-    from transformers import AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("tiny-7m"))
-    train, held = corpus(tokenizer, setting.quick)
     size = (64, 2, 4, 128, 60, 4) if setting.quick else (512, 8, 8, 512, 2000, 64)
-    first = fresh(*size[:3], len(tokenizer))
+    arms = ("float", "trilm") if setting.quick else ARMS
     found: dict[str, Any] = {}
-    for arm in ("float", "trilm") if setting.quick else ARMS:
-        start = time.perf_counter()
-        model = trained(arm, copy.deepcopy(first).to(device), train, *size[3:])
-        found[arm] = {"loss": nll(model, held), "seconds": round(time.perf_counter() - start, 1)}
-        if arm == "float":
-            found["float rounded to ternary"] = {"loss": nll(rounded(model), held)}
-        else:
-            from core.quantization.trained import pack
-
-            found[arm]["packed loss"] = nll(pack(model), held)
+    for arm, (row, beside) in together({arm: (_arm, (arm, device, size, setting.quick)) for arm in arms}).items():
+        found[arm] = row
+        found |= beside
+    vocabulary = found["float"].pop("vocabulary")
     for row in found.values():
         row["perplexity"] = round(math.exp(min(row["loss"], 50.0)), 3)
     ratio = math.exp(found["trilm"]["loss"] - found["float"]["loss"])
@@ -50,25 +43,44 @@ def measure(setting: Setting) -> Measured:
         round(ratio, 4),
         ratio <= limit and margin > 0 and packed < 0.01,
         baseline={"float": found["float"]["perplexity"], "rounded": found["float rounded to ternary"]["perplexity"]},
-        chance=f"{len(tokenizer)}: perplexity of a uniform guess",
+        chance=f"{vocabulary}: perplexity of a uniform guess",
         details={"arms": found, "nats that training wins over rounding": round(margin, 4), "packed differs by": packed,
                  "device": device, "steps": size[4]},
     )  # fmt: skip
 
 
-def corpus(tokenizer: Any, quick: bool) -> tuple[Any, list[Any]]:
-    """Training ids in one row, held-out rows of 256 in batches: the last twentieth of every book."""
+def _arm(
+    arm: str, device: str, size: tuple[int, ...], quick: bool
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """What an arm reached, and what its rounded copy did."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder("tiny-7m"))
+    train, held = corpus(tokenizer) if quick else library(tokenizer)
+    start = time.perf_counter()
+    model = trained(arm, fresh(*size[:3], len(tokenizer)).to(device), train, *size[3:])
+    row = {"loss": nll(model, held), "seconds": round(time.perf_counter() - start, 1)}
+    if arm == "float":
+        row |= {"vocabulary": len(tokenizer), "tokens of text": train.numel()}
+        return row, {"float rounded to ternary": {"loss": nll(rounded(model), held)}}
+    from core.quantization.trained import pack
+
+    return {**row, "packed loss": nll(pack(model), held)}, {}
+
+
+def corpus(tokenizer: Any) -> tuple[Any, list[Any]]:
+    """For the quick form: ids of two novels in one row, held-out rows of 256 in batches, the last twentieth of each."""
     import torch
 
-    books = sorted((data_root() / "lm" / "gutenberg").glob("*-*.txt"))[: 2 if quick else None]
+    books = sorted((data_root() / "lm" / "gutenberg").glob("*-*.txt"))[:2]
     train, held = [], []
     for book in books:
-        lines = read_lines(str(book.relative_to(data_root())))[: 4000 if quick else None]
+        lines = read_lines(str(book.relative_to(data_root())))[:4000]
         cut = len(lines) * 19 // 20
         train.append(ids_of(tokenizer, lines[:cut]))
         held.append(ids_of(tokenizer, lines[cut:]))
     test = torch.cat(held)
-    count = min(8 if quick else 128, test.numel() // 256)
+    count = min(8, test.numel() // 256)
     return torch.cat(train), list(test[: count * 256].view(count, 256).split(8))
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.bar import ROOT, Bar, Measured, Setting
 from benchmarks.data import data_root
-from benchmarks.embedding_runs import sharing
 from benchmarks.embedding_sets import package_model, placed
+from benchmarks.sharing import sharing
 
 FOLDS = 5
 MARGIN = 1.0

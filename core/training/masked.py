@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from core.data.encode import IGNORE
 from core.errors import ConfigError
 from core.inference.pseudo import is_masked, mask_id
 from core.training.trainer import SupervisedTrainer
 
-IGNORE = -100
 HIDDEN, REPLACED = 0.8, 0.9
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from apps.embeddings.encode import Text
+from apps.embeddings.encode import Text, padded
 from apps.embeddings.example import EmbeddingExample
 from apps.embeddings.methods.contrastive import ContrastiveConfig, Row, encode_rows, rows_of, with_negatives
 from apps.embeddings.mining import chosen_negatives, mine
@@ -199,6 +199,40 @@ def one_big_batch(module: Tiny, rows: list[Contrast]) -> tuple[float, torch.Tens
     loss = info_nce(Batch(*parts))
     (gradient,) = torch.autograd.grad(loss, module.table.weight)
     return loss.item(), gradient
+
+
+def shared(count=12):
+    """Rows that draw their documents from four, one of which is a query as well."""
+    rows = contrasts(count)
+    pool = [(rows[0].texts[0], 77), *((row.texts[1], row.keys[1]) for row in rows[:3])]
+    made = []
+    for number, row in enumerate(rows):
+        texts, keys = zip(*(pool[(number + i) % 4] for i in range(3)))
+        made.append(replace(row, texts=(row.texts[0], *texts), keys=(row.keys[0], *keys)))
+    return made
+
+
+@pytest.mark.parametrize("in_batch", [True, False])
+@pytest.mark.parametrize("keep", [0, 10**9])
+def test_a_document_of_several_rows_is_encoded_once(keep, in_batch):
+    """With the loss and the gradient of one that is encoded for each row."""
+    module, rows = Tiny(), shared()
+    inputs = ChunkCollator(0, 40)(rows)
+    assert sum(len(chunk["index"]) for chunk in inputs["chunks"]) == 12 + 4, "a query is never one with a document"
+    assert inputs["useful"] == sum(int(chunk["attention_mask"].sum()) for chunk in inputs["chunks"])
+    alone = [[module(**_fed(padded([text], 0)))[0] for text in row.texts] for row in rows]
+    own = torch.stack([torch.stack(row) for row in alone])
+    keys = inputs["keys"]
+    batch = Batch(own[:, 0], own[:, 1], own[:, 2:], keys[:, 0], keys[:, 1], keys[:, 2:], inputs["scores"])
+    objective = partial(info_nce, temperature=0.05, in_batch=in_batch)
+    wanted = objective(batch)
+    (gradient,) = torch.autograd.grad(wanted, module.table.weight)
+    assert float(step(module, inputs, objective, keep)) == pytest.approx(wanted.item(), abs=1e-6)
+    torch.testing.assert_close(module.table.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def _fed(chunk):
+    return {name: chunk[name] for name in ("input_ids", "attention_mask", "pool_mask")}
 
 
 @pytest.mark.parametrize("keep", [0, 100, 10**9])
