@@ -67,6 +67,7 @@ ROWS = {
     "welore": Row(edit("welore", err=0.4, lrc_rule="breakeven")),
     "welore, all of it": Row(edit("welore", err=0.4, lrc_rule="breakeven", train="all"), FROZEN),
     "learngene": Row(edit("learngene", depth=3), FROZEN),
+    "learngene, taught": Row(edit("learngene", depth=3, teacher="base"), FROZEN),
     "descendant": Row(edit("descend", depth=3), FROZEN),
     "deepnorm": Row(edit("deepnorm"), FROZEN),
     "skipping": Row(edit("skip_ffn", threshold=0.9, cold_start=0, cold_end=2), FROZEN),

@@ -196,3 +196,52 @@ def test_a_preference_run_measures_held_out_pairs_on_both(tmp_path):
     assert done.stdout.count("ended done") == 2
     measured = [row["eval"] for row in run.read_metrics() if "eval" in row]
     assert len(measured) == 2 and all(0 <= row["rewards/accuracies"] <= 1 for row in measured)
+
+
+REWARDED = """
+import os, sys
+sys.path.insert(0, {root!r})
+from core.config.run_folder import RunFolder
+from core.training.preference.grpo import GrpoTrainer
+from core.training.run import train
+
+learn = GrpoTrainer.train
+
+def watched(self, *args, **kwargs):
+    done = learn(self, *args, **kwargs)
+    total = sum(float(p.detach().double().abs().sum()) for p in self.accelerator.unwrap_model(self.model).parameters())
+    os.write(1, f"\\nweights {{os.environ['RANK']}} {{total!r}} {{self.state.global_step}}\\n".encode())
+    return done
+
+GrpoTrainer.train = watched
+run = RunFolder({run!r})
+os.write(1, f"\\nended {{train(run.recipe(), run)['status']}}\\n".encode())
+"""
+
+
+@pytest.mark.slow
+def test_rewards_are_learnt_on_both_by_equal_copies(tmp_path):
+    (tmp_path / "rewards.py").write_text("def long(answer, example):\n    return float(len(answer))\n")
+    recipe = {
+        "app": "chat",
+        "output": str(tmp_path / "run"),
+        "model": {"path": "embedded"},
+        "data": {"train": [{"reader": "embedded", "split": "train", "limit": 16}], "max_length": 128},
+        "method": "chat.grpo",
+        "with": {"rewards": [f"{tmp_path / 'rewards.py'}:long"], "group": 4, "max_new_tokens": 6},
+        "train": {"max_steps": 3, "lr": 1e-3, "batch": {"size": 16}},
+        "eval": {"every": 0},
+        "backend": {"strategy": "ddp", "device": "cpu"},
+    }
+    run = RunFolder.create(recipe_from(recipe))
+    script = tmp_path / "rewarded.py"
+    script.write_text(REWARDED.format(root=str(ROOT), run=str(run.path)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("ended done") == 2
+    copies = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("weights"))
+    assert [rank for rank, *_ in copies] == ["0", "1"] and copies[0][1:] == copies[1][1:]
+    rows = [row for row in run.read_metrics() if "reward" in row]
+    assert len(rows) == 3 and all(row["reward_std"] > 0 and row["grad_norm"] > 0 for row in rows)
