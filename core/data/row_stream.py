@@ -15,15 +15,20 @@ def _whole(example: Any) -> Iterable[Any]:
     return (example,)
 
 
+def _sound(number: int, example: Any) -> DataError | None:
+    return None
+
+
 def rows_of(
     examples: Iterable[Any],
     make: Callable[[Any], list[Segment]],
     parts: Callable[[Any], Iterable[Any]] = _whole,
-) -> Sequence[list[Segment]] | RowStream:
+    fault: Callable[[int, Any], DataError | None] = _sound,
+    bad: BadRows | None = None,
+) -> Sequence[Sequence[Segment]] | RowStream:
     """The rows of examples, as `RowStream` makes them: a list from a list, a stream from a stream."""
-    if isinstance(examples, Sequence):
-        return [make(part) for example in examples for part in parts(example)]
-    return RowStream(examples, make, parts=parts)
+    stream = RowStream(examples, make, parts=parts, fault=fault, bad=bad)
+    return [list(row) for row in stream] if isinstance(examples, Sequence) else stream
 
 
 class RowStream:
@@ -44,7 +49,7 @@ class RowStream:
         make: Callable[[Any], list[Segment]],
         *,
         parts: Callable[[Any], Iterable[Any]] = _whole,
-        fault: Callable[[int, Any], DataError | None] = lambda number, example: None,
+        fault: Callable[[int, Any], DataError | None] = _sound,
         bad: BadRows | None = None,
     ) -> None:
         self.examples, self.make, self.parts, self.fault = examples, make, parts, fault

@@ -55,12 +55,17 @@ def check_sampling(recipe: Recipe) -> None:
     from core.inference.request import SamplingParams
 
     known = [field.name for field in dataclasses.fields(SamplingParams)]
-    for name in recipe.eval.sampling:
-        if name not in known and name != "samples":
+    for name, value in recipe.eval.sampling.items():
+        if name == "samples":
+            continue
+        where = recipe.place_of(f"eval.sampling.{name}")
+        if name not in known:
             hint = " ".join(filter(None, [nearest(name, known), f"known: {', '.join(known)}"]))
-            where = recipe.place_of(f"eval.sampling.{name}")
             raise ConfigError(f"generation has no setting '{name}'", where=where, hint=hint)
-    SamplingParams().updated({name: value for name, value in recipe.eval.sampling.items() if name in known})
+        try:
+            SamplingParams().updated({name: value})
+        except ConfigError as error:
+            raise ConfigError(error.what, where=where, hint=error.hint) from None
 
 
 def part_of(app: App, examples: list[Any], part: str | None) -> list[Any]:

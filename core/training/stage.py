@@ -14,6 +14,7 @@ from typing import Any, Literal
 from core.config.registry import App
 from core.config.schema import Recipe
 from core.data.encode import EncodeStats
+from core.data.rows import BadRows
 
 
 @dataclass
@@ -28,6 +29,12 @@ class StageContext:
     app: App
     run: Any = None
     folder: Path | None = None
+
+    def bad_rows(self) -> BadRows:
+        """What becomes of rows that cannot be learnt from, as `data.on_bad` says; the first process notes them."""
+        from core.distributed.launch import is_main
+
+        return BadRows(self.recipe.data.on_bad, self.run.rejects if self.run and is_main() else None)
 
 
 @dataclass

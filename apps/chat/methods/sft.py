@@ -80,16 +80,13 @@ def sft(ctx: StageContext) -> Stage:
 def streamed(ctx: StageContext, row: Callable[[ChatExample], list[Any]]) -> RowStream:
     """The rows of conversations that are read while training; those without an answer are bad rows."""
     from core.data.row_stream import RowStream
-    from core.data.rows import BadRows
-    from core.distributed.launch import is_main
 
     def fault(number: int, example: ChatExample) -> DataError | None:
         if example.answer is not None:
             return None
         return DataError(f"conversation {number} has no answer to learn", got=example.messages[-1][1], hint=LEAVES_OUT)
 
-    bad = BadRows(ctx.recipe.data.on_bad, ctx.run.rejects if ctx.run and is_main() else None)
-    return RowStream(ctx.train, row, fault=fault, bad=bad)
+    return RowStream(ctx.train, row, fault=fault, bad=ctx.bad_rows())
 
 
 def answered(ctx: StageContext) -> list[ChatExample]:

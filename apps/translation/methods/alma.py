@@ -69,20 +69,25 @@ def parallel(ctx: StageContext) -> Stage:
     template = prompts.get_template(ctx.options.template)
 
     def row(example: TranslationExample) -> list[Segment]:
-        if example.tgt is None:
-            raise DataError(
-                "translation.parallel needs pairs, and this row has no translation",
-                field="tgt",
-                got=example.src,
-                hint="give parallel sources to this stage; monolingual ones belong to translation.mono",
-            )
         return render(template, prompts.fields(example))
+
+    def fault(number: int, example: TranslationExample) -> DataError | None:
+        if example.tgt is not None:
+            return None
+        return DataError(
+            f"translation.parallel needs pairs, and row {number} has no translation",
+            field="tgt",
+            got=example.src,
+            hint="give parallel sources to this stage; monolingual ones belong to translation.mono. data.on_bad: skip "
+            "leaves such rows out",
+        )
 
     def directions(example: TranslationExample) -> list[TranslationExample]:
         both = ctx.options.directions == "both" and example.tgt is not None
         return [example, example.reversed()] if both else [example]
 
-    return Stage(rows_of(ctx.train, row, directions), rows_of(ctx.eval or (), row), mode=ctx.options.mode)
+    train = rows_of(ctx.train, row, directions, fault, ctx.bad_rows())
+    return Stage(train, rows_of(ctx.eval or (), row, fault=fault, bad=ctx.bad_rows()), mode=ctx.options.mode)
 
 
 def keep_shares(examples: Iterable[TranslationExample], shares: dict[str, float]) -> list[TranslationExample]:

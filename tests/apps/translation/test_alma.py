@@ -83,6 +83,15 @@ def test_rows_of_a_stream_that_are_passed_over_are_not_made(monkeypatch, method)
     assert list(rows[0]) == known[3] and len(made) == 1
 
 
+@pytest.mark.parametrize("read", [list, Stream])
+def test_rows_without_a_translation_are_left_out_on_request(read):
+    given = context(ParallelConfig(directions="forward"), read([MONO[0], *PAIRS, MONO[1]]))
+    given.recipe.data.on_bad = "skip"
+    assert [row[-1].text for row in parallel(given).rows] == [
+        row[-1].text for row in parallel(context(ParallelConfig(directions="forward"), PAIRS)).rows
+    ]
+
+
 def test_wrong_material_is_named():
     with pytest.raises(DataError, match="needs pairs"):
         parallel(context(ParallelConfig(), MONO))

@@ -187,7 +187,7 @@ def test_a_strategy_that_is_not_what_was_started_and_settings_of_no_generation(t
         run = RunFolder.create(recipe(tmp_path / what[:3], eval={"sampling": sampling}))
         with pytest.raises(ConfigError) as caught:
             train(run.recipe(), run)
-        assert what in str(caught.value)
+        assert what in str(caught.value) and f"eval.sampling.{next(iter(sampling))}" in str(caught.value)
 
 
 def test_a_run_is_never_overwritten(tmp_path):
