@@ -62,19 +62,34 @@ def new_run(folder):
     )
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def written(source, run):
+    """The script of a run, beside it."""
+    script = run.path.with_name(f"{run.path.name}.py")
+    script.write_text(source.format(root=str(ROOT), run=str(run.path)))
+    return str(script)
+
+
+def told_by_both(source, run, timeout=150):
+    """What two processes of a script print; it ends well."""
+    done = subprocess.run(
+        [*LAUNCHER, written(source, run)], env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
 def losses(run):
     return {row["step"]: row["loss"] for row in run.read_metrics() if "loss" in row}
 
 
 def test_processes_wait_for_the_tokenizer_and_stop_at_the_same_step(tmp_path):
     run = new_run(tmp_path / "run")
-    script = tmp_path / "stopped.py"
-    script.write_text(STOPPED_ON_RANK_1.format(root=str(ROOT), run=str(run.path)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "ended 0 stopped" in done.stdout and "ended 1 stopped" in done.stdout
+    said = told_by_both(STOPPED_ON_RANK_1, run, 60)
+    assert "ended 0 stopped" in said and "ended 1 stopped" in said
     assert run.info()["status"] == "stopped"
     saved = checkpoint.newest(run.stage_dir(0, "parallel") / "checkpoints")
     assert saved.name == "checkpoint-3" and {"rng_state_0.pth", "rng_state_1.pth"} <= {p.name for p in saved.iterdir()}
@@ -107,12 +122,10 @@ train(run.recipe(), run)
 
 def test_a_process_that_fails_ends_all_and_says_why(tmp_path):
     run = new_run(tmp_path / "run")
-    script = tmp_path / "fails.py"
-    script.write_text(FAILS_ON_RANK_1.format(root=str(ROOT), run=str(run.path)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     # the other process waits for gradients that never come: it ends long before the timeout of its collective
-    with subprocess.Popen([*launcher, str(script)], env=env, stderr=subprocess.PIPE, text=True) as launched:
+    with subprocess.Popen(
+        [*LAUNCHER, written(FAILS_ON_RANK_1, run)], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    ) as launched:
         said = ""
         assert launched.stderr is not None
         for line in launched.stderr:
@@ -151,13 +164,8 @@ def test_processes_draw_random_numbers_of_their_own_and_the_same_ones_again(tmp_
     drawn = []
     for name in ("a", "b"):
         run = new_run(tmp_path / name)
-        script = tmp_path / f"{name}.py"
-        script.write_text(DRAWS.format(root=str(ROOT), run=str(run.path)))
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=100)
-        assert done.returncode == 0, done.stderr[-2000:]
-        drawn.append(sorted(line for line in done.stdout.splitlines() if line.startswith("drawn")))
+        said = told_by_both(DRAWS, run, 100)
+        drawn.append(sorted(line for line in said.splitlines() if line.startswith("drawn")))
     assert drawn[0] == drawn[1] and len(drawn[0]) == 2
     first, second = (line.split(" ", 2)[2] for line in drawn[0])
     assert first != second
@@ -187,13 +195,8 @@ def test_a_preference_run_measures_held_out_pairs_on_both(tmp_path):
         "backend": {"strategy": "ddp", "device": "cpu"},
     }
     run = RunFolder.create(recipe_from(recipe))
-    script = tmp_path / "prefers.py"
-    script.write_text(PREFERS.format(root=str(ROOT), run=str(run.path)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("ended done") == 2
+    said = told_by_both(PREFERS, run, 150)
+    assert said.count("ended done") == 2
     measured = [row["eval"] for row in run.read_metrics() if "eval" in row]
     assert len(measured) == 2 and all(0 <= row["rewards/accuracies"] <= 1 for row in measured)
 
@@ -234,14 +237,9 @@ def test_rewards_are_learnt_on_both_by_equal_copies(tmp_path):
         "backend": {"strategy": "ddp", "device": "cpu"},
     }
     run = RunFolder.create(recipe_from(recipe))
-    script = tmp_path / "rewarded.py"
-    script.write_text(REWARDED.format(root=str(ROOT), run=str(run.path)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(script)], env=env, capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("ended done") == 2
-    copies = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("weights"))
+    said = told_by_both(REWARDED, run, 150)
+    assert said.count("ended done") == 2
+    copies = sorted(line.split()[1:] for line in said.splitlines() if line.startswith("weights"))
     assert [rank for rank, *_ in copies] == ["0", "1"] and copies[0][1:] == copies[1][1:]
     rows = [row for row in run.read_metrics() if "reward" in row]
     assert len(rows) == 3 and all(row["reward_std"] > 0 and row["grad_norm"] > 0 for row in rows)
