@@ -6,8 +6,6 @@ import shutil
 
 import pytest
 
-from tests.demos.browser import upload
-
 pytest.importorskip("gradio", reason="gradio is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -67,7 +65,8 @@ def test_a_person_translates_sees_an_error_and_scores(opened, tmp_path):
     for name, lines in (("hyp", "A dog runs.\nA cat sleeps here.\n"), ("ref", "A dog runs.\nThe cat sleeps.\n")):
         (tmp_path / name).with_suffix(".txt").write_text(lines)
     for number, name in enumerate(("hyp", "ref"), 1):
-        upload(page, tmp_path / f"{name}.txt", number)
+        page.locator("input[type=file]").first.set_input_files(tmp_path / f"{name}.txt")
+        page.wait_for_function(f"document.querySelectorAll('.file-preview').length >= {number}")
     page.get_by_role("button", name="Score", exact=True).click()
     page.locator(".graft-plot svg").wait_for()
     page.get_by_text("tok:13a").filter(visible=True).first.wait_for()
