@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.bar import ROOT
 from benchmarks.embedding_sets import TASK, base_model, lexical_hits, metatool_folder, stsb, trained
-from benchmarks.sharing import sharing
+from benchmarks.sharing import together
 
 RECIPE = ROOT / "benchmarks" / "recipes" / "embedding_tuning.yaml"
 TOGETHER = 6
@@ -31,12 +31,7 @@ def arms(work: Path, chosen: dict[str, list[str]], train: Callable[..., dict] | 
 
     Returns results by name, in order.
     """
-    import torch
-
-    count = min(TOGETHER, len(chosen)) if torch.cuda.is_available() else 1
-    with sharing(count) as pool:
-        waiting = {name: pool.submit(train or arm, work, name, overrides) for name, overrides in chosen.items()}
-        return {name: future.result() for name, future in waiting.items()}
+    return together({name: (train or arm, (work, name, words)) for name, words in chosen.items()}, TOGETHER)
 
 
 def arm(work: Path, name: str, overrides: list[str]) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 
-def together(jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]]) -> dict[str, Any]:
-    """Name → function and arguments → name → result: all at once on a GPU, one after the other without one."""
+def together(jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], most: int | None = None) -> dict[str, Any]:
+    """Name → function and arguments → name → result: `most` or all at once on a GPU, one by one without one."""
     import torch
 
     if not torch.cuda.is_available():
         return {name: function(*arguments) for name, (function, arguments) in jobs.items()}
-    with sharing(len(jobs)) as pool:
+    with sharing(min(most or len(jobs), len(jobs))) as pool:
         waiting = {name: pool.submit(function, *arguments) for name, (function, arguments) in jobs.items()}
         return {name: future.result() for name, future in waiting.items()}
 

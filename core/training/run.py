@@ -19,13 +19,14 @@ from core.config.load import ResolvedStage, missing_variables, resolve_stages
 from core.config.registry import App, app_of
 from core.config.run_folder import RunFolder
 from core.config.schema import Recipe
-from core.data.rows import BadRows, Examples, read_sources
+from core.data.rows import Examples, read_sources
 from core.distributed.launch import barrier, is_main, join, world_size
 from core.errors import AppInputError, CheckpointError, ConfigError
 from core.evaluation.page import write_report_page
 from core.training.callbacks import say
 from core.training.evaluate import check_sampling, check_select, evaluate, make_evaluator, score_pipeline
 from core.training.retention import retained, retention_rows
+from core.training.stage import bad_rows_of
 
 __all__ = ["evaluate", "plan", "train"]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -177,7 +178,7 @@ def save_model(app: App, model: Any, tokenizer: Any, config: dict[str, Any], fol
 
 def _read(app: App, recipe: Recipe, run: RunFolder | None) -> tuple[Any, list[Any]]:
     """Training examples, in memory or to be streamed, and held-out ones."""
-    bad = BadRows(recipe.data.on_bad, run.rejects if run and is_main() else None)
+    bad = bad_rows_of(recipe, run)
     streamed = recipe.data.streaming
     for source in (*recipe.data.train, *recipe.data.eval):
         verdict = getattr(app.readers.get(source.reader), "verdict", None)

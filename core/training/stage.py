@@ -30,11 +30,12 @@ class StageContext:
     run: Any = None
     folder: Path | None = None
 
-    def bad_rows(self) -> BadRows:
-        """What becomes of rows that cannot be learnt from, as `data.on_bad` says; the first process notes them."""
-        from core.distributed.launch import is_main
 
-        return BadRows(self.recipe.data.on_bad, self.run.rejects if self.run and is_main() else None)
+def bad_rows_of(recipe: Recipe, run: Any) -> BadRows:
+    """What becomes of a run's bad rows, as `data.on_bad` says; the first process notes them."""
+    from core.distributed.launch import is_main
+
+    return BadRows(recipe.data.on_bad, run.rejects if run and is_main() else None)
 
 
 @dataclass

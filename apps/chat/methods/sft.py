@@ -80,13 +80,14 @@ def sft(ctx: StageContext) -> Stage:
 def streamed(ctx: StageContext, row: Callable[[ChatExample], list[Any]]) -> RowStream:
     """The rows of conversations that are read while training; those without an answer are bad rows."""
     from core.data.row_stream import RowStream
+    from core.training.stage import bad_rows_of
 
     def fault(number: int, example: ChatExample) -> DataError | None:
         if example.answer is not None:
             return None
         return DataError(f"conversation {number} has no answer to learn", got=example.messages[-1][1], hint=LEAVES_OUT)
 
-    return RowStream(ctx.train, row, fault=fault, bad=ctx.bad_rows())
+    return RowStream(ctx.train, row, fault=fault, bad=bad_rows_of(ctx.recipe, ctx.run))
 
 
 def answered(ctx: StageContext) -> list[ChatExample]:

@@ -64,7 +64,7 @@ def mono(ctx: StageContext) -> Stage:
 @method("translation.parallel", config=ParallelConfig, streams=True)
 def parallel(ctx: StageContext) -> Stage:
     """Prompted pairs, loss on target and end of text."""
-    from core.training.stage import Stage
+    from core.training.stage import Stage, bad_rows_of
 
     template = prompts.get_template(ctx.options.template)
 
@@ -86,8 +86,12 @@ def parallel(ctx: StageContext) -> Stage:
         both = ctx.options.directions == "both" and example.tgt is not None
         return [example, example.reversed()] if both else [example]
 
-    train = rows_of(ctx.train, row, directions, fault, ctx.bad_rows())
-    return Stage(train, rows_of(ctx.eval or (), row, fault=fault, bad=ctx.bad_rows()), mode=ctx.options.mode)
+    bad = bad_rows_of(ctx.recipe, ctx.run)
+    train, held_out = (
+        rows_of(ctx.train, row, directions, fault, bad),
+        rows_of(ctx.eval or (), row, fault=fault, bad=bad),
+    )
+    return Stage(train, held_out, mode=ctx.options.mode)
 
 
 def keep_shares(examples: Iterable[TranslationExample], shares: dict[str, float]) -> list[TranslationExample]:
