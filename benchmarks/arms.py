@@ -335,7 +335,7 @@ def default_workers() -> int:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    return max(1, min(14, cores - 1)) if torch.cuda.is_available() else cores
+    return min(16, cores) if torch.cuda.is_available() else cores
 
 
 def main() -> None:
