@@ -100,10 +100,16 @@ class GreenTrainerMixin:
         model, optimizer, callback = self.accelerator.unwrap_model(self.model), bare(self.optimizer), self.selection
         costs = self._costs_of(model, inputs)
         found = self.importance_of(model, inputs, agreed(costs.reachable(self.green.rho)))
-        chosen = agreed(costs.select(found, self.green.rho, self.green.units))
+        chosen = agreed(self._best(costs, found))
         set_free(model, chosen)
         park(model, optimizer)
         callback.selected, callback.due, callback.share = sorted(chosen), False, costs.share(chosen)
+
+    def _best(self: Any, costs: Costs, worth: dict[str, float]) -> set[str]:
+        """Never nothing: where no tensor's change lowers the loss, the choice before stays; at first, what fits."""
+        rho, units = self.green.rho, self.green.units
+        chosen = costs.select(worth, rho, units) or set(self.selection.selected)
+        return chosen or costs.select(dict.fromkeys(worth, 1.0), rho, units)
 
     def _costs_of(self: Any, model: Any, inputs: Any) -> Costs:
         """What a step on such a batch costs, found again when the shape changes."""

@@ -263,6 +263,22 @@ def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(cls, tmp
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), parts.model.parameters()))
 
 
+@pytest.mark.parametrize("worth", [-1.0, float("nan")])
+def test_where_no_change_lowers_the_loss_training_goes_on(worth, tmp_path):
+    """At a rate that is far too high nothing is worth its cost; the step still has something to train."""
+
+    class Late(GreenTrainer):
+        def importance_of(self, model, inputs, names):
+            found = super().importance_of(model, inputs, names)
+            return found if self.state.global_step == 4 else dict.fromkeys(found, worth)
+
+    trainer, frees = train(tmp_path, cls=Late)
+    first, chosen, kept = frees[0], frees[4], frees[8]
+    assert first and first != chosen and kept == chosen
+    costs = tensor_flops(llama(), 2, 24)
+    assert all(costs.share(set(names)) <= trainer.green.rho for names in frees)
+
+
 def test_processes_whose_batches_differ_in_shape_train_the_same_tensors(tmp_path, monkeypatch):
     """Two processes in turn: the second one's longer rows would let it choose otherwise."""
     said, found = [], []
