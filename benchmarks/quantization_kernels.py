@@ -150,15 +150,15 @@ def cuts(rows: int, inputs: int) -> Iterator[tuple[str, Callable[[Any, Any], Any
     tiles = 1 if rows <= 8 else 2
     limit = w4_a16.shared_limit(0)
     yield "as chosen", lambda x, a: w4_a16.launch(x, *a)
-    for warps, at_once, stages in itertools.product((8, 16), (1, 2, 4), (3, 4, 6, 8, 12)):
-        shape = w4_a16.Shape(tiles, warps, at_once, stages)
+    for warps, at_once, stages, along in itertools.product((8, 16), (1, 2, 4), (3, 4, 6, 8, 12), (False, True)):
+        shape = w4_a16.Shape(tiles, warps, at_once, stages, along)
         several = limit if warps == 16 else limit // 2
         for held in (True, False):
             used = shape.shared_bytes(rows, inputs, held)
-            wasteful = used < 48 * 1024 or (at_once > 1 and rows == 1) or (not held and rows == 1)
+            wasteful = used < 48 * 1024 or (at_once > 1 and rows == 1) or (not held and rows == 1) or (held and along)
             if used <= several and not wasteful:
                 yield (
-                    f"warps {warps} at once {at_once} stages {stages} held {int(held)}",
+                    f"warps {warps} at once {at_once} stages {stages} held {int(held)} along {int(along)}",
                     lambda x, a, cut=(shape, held): w4_a16.launch(x, *a, chosen=cut),
                 )
 

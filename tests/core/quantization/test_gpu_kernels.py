@@ -156,6 +156,22 @@ def test_products_and_gradients_on_a_gpu(spec, dtype):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("spec", ("rtn:4", "rtn:4:g64", "trilm"))
+@pytest.mark.parametrize("at_once", (1, 2))
+def test_sums_made_on_the_way_are_the_same(spec, at_once):
+    """Bit for bit, with one tile a block and with several, where the last is no full one."""
+    for outputs in (48, 16 * 16 * 133):
+        layer = layer_of(spec, 1280, outputs).cuda().prepare("w4")
+        for rows in (3, 16):
+            x = torch.randn(rows, 1280, device="cuda", dtype=torch.bfloat16)
+            shape = w4_a16.Shape(1 if rows <= 8 else 2, 8, at_once, 3)
+            before, along = (
+                w4_a16.launch(x, *layer._layout, chosen=(shape._replace(along=along), False)) for along in (False, True)
+            )
+            assert torch.equal(before, along)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("spec", BYTES)
 def test_bytes_on_a_gpu(spec):
     layer = layer_of(spec, 1280, 264)

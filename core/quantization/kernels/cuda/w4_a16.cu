@@ -12,7 +12,8 @@
 // [N / 16][K / 128][HALVES][16] words.
 //
 // Compile with NT (tiles of 8 rows of x), WK (warps), R (tiles of 16 outputs at once), STAGES, HALF (fp16), XS (x in
-// shared memory), HALVES (scales in 128 inputs), BOOK: 0 affine, scale and zero point in fp16; 1 one table; 2 four
+// shared memory), ALONG (sums of x are made on the way, for blocks that walk over one tile only; else once, before the
+// first), HALVES (scales in 128 inputs), BOOK: 0 affine, scale and zero point in fp16; 1 one table; 2 four
 // tables, the choice in the low bits of the scale; 3 a table for each output, and no scale.
 
 typedef unsigned int u32;
@@ -174,18 +175,25 @@ w4_a16(const char* __restrict__ weights, const char* __restrict__ scales, const 
 #endif
     };
 #if BOOK == 0
+    // Σx of a group or half of one, in each row of what the tensor core returns
+    auto sum_x = [&](float* o, int n, int half) {
+        o[0] = o[1] = o[2] = o[3] = 0.0f;
+#pragma unroll
+        for (int i = half * (4 / HALVES); i < (half + 1) * (4 / HALVES); ++i) {
+            mma(o, ONES, ONES, ONES, ONES, b[n][i].x, b[n][i].y);
+            mma(o, ONES, ONES, ONES, ONES, b[n][i].z, b[n][i].w);
+        }
+    };
+#endif
+#if BOOK == 0 && !ALONG
     for (int group = wk; group < groups; group += WK) {
         load_x(group);
 #pragma unroll
         for (int half = 0; half < HALVES; ++half)
 #pragma unroll
             for (int n = 0; n < NT; ++n) {
-                float o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-                for (int i = half * 2; i < half * 2 + 4 / HALVES; ++i) {
-                    mma(o, ONES, ONES, ONES, ONES, b[n][i].x, b[n][i].y);
-                    mma(o, ONES, ONES, ONES, ONES, b[n][i].z, b[n][i].w);
-                }
+                float o[4];
+                sum_x(o, n, half);
                 if (g == 0)
                     asm volatile("st.shared.v2.f32 [%0], {%1,%2};"
                                  ::"r"(sums + ((group * HALVES + half) * NT + n) * 32 + t * 8), "f"(o[0]), "f"(o[1])
@@ -227,6 +235,13 @@ w4_a16(const char* __restrict__ weights, const char* __restrict__ scales, const 
             // every lane has read the last unit, and sees the scales that others copied
             __syncwarp();
             issue();
+#if BOOK == 0 && ALONG
+            float along[HALVES][NT][4];
+#pragma unroll
+            for (int half = 0; half < HALVES; ++half)
+#pragma unroll
+                for (int n = 0; n < NT; ++n) sum_x(along[half][n], n, half);
+#endif
 #pragma unroll
             for (int r = 0; r < R; ++r) {
                 const uint4 w0 = shared16(at + r * UNIT + lane * 16), w1 = shared16(at + r * UNIT + 512 + lane * 16);
@@ -284,7 +299,11 @@ w4_a16(const char* __restrict__ weights, const char* __restrict__ scales, const 
 #pragma unroll
                         for (int i = 0; i < 4; ++i) v[i] = HALVES == 1 ? d[0][n][i] + d[1][n][i] : d[half][n][i];
 #if BOOK == 0
+#if ALONG
+                        const float2 o = make_float2(along[half][n][0], along[half][n][1]);
+#else
                         const float2 o = shared_pair(sums + ((group * HALVES + half) * NT + n) * 32 + t * 8);
+#endif
                         v[0] -= z0 * o.x, v[1] -= z0 * o.y, v[2] -= z1 * o.x, v[3] -= z1 * o.y;
 #endif
                         sum[r][n][0] += s0 * v[0], sum[r][n][1] += s0 * v[1];

@@ -140,12 +140,16 @@ def multiply(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class Shape(NamedTuple):
-    """How a product is cut: tiles of 8 rows, warps of a block, tiles of 16 outputs a warp holds, units under way."""
+    """How a product is cut: tiles of 8 rows, warps of a block, tiles of 16 outputs a warp holds, units under way.
+
+    `along`: the sums of activations are made with the products, which saves a block of one tile a pass over them.
+    """
 
     tiles: int
     warps: int
     at_once: int
     stages: int
+    along: bool = False
 
     def shared_bytes(self, rows: int, inputs: int, held: bool, halves: int = 1) -> int:
         """Shared memory of a block; `held` when the activations lie in it."""
@@ -253,5 +257,5 @@ w4_matmul.register_autograd(_input_gradient, setup_context=_keep_layout)
 @functools.cache
 def _program(shape: Shape, held: bool, half: bool, book: int, halves: int, device: int) -> Program:
     sizes = {"NT": shape.tiles, "WK": shape.warps, "R": shape.at_once, "STAGES": shape.stages}
-    sizes |= {"HALF": int(half), "XS": int(held), "BOOK": book, "HALVES": halves}
+    sizes |= {"HALF": int(half), "XS": int(held), "ALONG": int(shape.along), "BOOK": book, "HALVES": halves}
     return Program(Path(__file__).with_suffix(".cu"), sizes, ARGUMENTS, device)
