@@ -101,7 +101,9 @@ def trained(arm: str, model: Any, ids: Any, length: int, steps: int, batch: int)
     """`model` after `steps` of AdamW with warm-up and linear decay; a ternary run drops weight decay at two thirds."""
     import torch
 
+    from core.config.schema import BackendConfig
     from core.quantization.trained import make_trainable
+    from core.training.speed import made_fast
 
     device = next(model.parameters()).device
     peak = 1.5e-3
@@ -110,18 +112,19 @@ def trained(arm: str, model: Any, ids: Any, length: int, steps: int, batch: int)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), peak, betas=(0.9, 0.95), weight_decay=0.1)
     warm = max(1, steps // 20)
-    for step, rows in zip(range(steps), batches(ids, length, batch)):
-        share = min((step + 1) / warm, (steps - step) / (steps - warm))
-        for group in optimizer.param_groups:
-            group["lr"] = peak * max(0.0, share)
-            group["weight_decay"] = 0.0 if arm != "float" and step > steps * 2 // 3 else 0.1
-        rows = rows.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(input_ids=rows, labels=rows, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    with made_fast(model, BackendConfig(), device):
+        for step, rows in zip(range(steps), batches(ids, length, batch)):
+            share = min((step + 1) / warm, (steps - step) / (steps - warm))
+            for group in optimizer.param_groups:
+                group["lr"] = peak * max(0.0, share)
+                group["weight_decay"] = 0.0 if arm != "float" and step > steps * 2 // 3 else 0.1
+            rows = rows.to(device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                loss = model(input_ids=rows, labels=rows, use_cache=False).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
     return model.eval()
 
 
