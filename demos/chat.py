@@ -17,10 +17,6 @@ from core.inference.request import Result
 from demos import look
 
 EXAMPLES = ["What is 14 plus 27?", "Which is larger, 58 or 85?", "Spell cloud backwards."]
-UNTAUGHT = (
-    "The small base model that ships was never taught to answer. Teach it with `graft train chat/sft`, or open a run "
-    "of yours with --run."
-)
 NOTHING_YET = look.empty("Ask something to see the prompt, the tokens and the time.")
 ROWS_ANSWERED = 200
 """How many rows of an upload the page answers itself."""
@@ -170,8 +166,8 @@ def build(pipeline: ChatPipeline) -> gr.Blocks:
     with gr.Blocks(title="graft chat", analytics_enabled=False) as blocks:
         line = "Talk to the model, see what it was sent, and score answers."
         gr.HTML(look.header("chat", line, describe(pipeline)), padding=False)
-        if Path(str(pipeline.source.get("path", ""))).name == "embedded":
-            gr.HTML(look.banner([UNTAUGHT]), padding=False)
+        if untaught := look.untaught(pipeline, "graft train chat/sft"):
+            gr.HTML(untaught, padding=False)
         with gr.Tab("Chat", id="chat"):
             _chat_tab(page)
         with gr.Tab("Evaluate", id="evaluate"):

@@ -146,6 +146,14 @@ def model_chips(pipeline: Any) -> list[str]:
     return chips
 
 
+def untaught(pipeline: Any, command: str) -> str:
+    """Where the model is the base that ships: a banner that it does not know the task, and the command to teach it."""
+    if Path(str(pipeline.source.get("path", ""))).name != "embedded":
+        return ""
+    text = "The small base model that ships was never taught to answer."
+    return banner([f"{text} Teach it with `{command}`, or open a run of yours with --run."])
+
+
 def archive(report: Any) -> str:
     """A report's report.json and predictions.jsonl in one file to download, named after the report."""
     folder = Path(tempfile.mkdtemp(prefix="graft-report-"))

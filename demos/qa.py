@@ -122,6 +122,8 @@ def build(pipeline: QaPipeline) -> gr.Blocks:
     with gr.Blocks(title="graft qa", analytics_enabled=False) as blocks:
         line = "Ask over passages, see what was found and sent, switch shots and passages on and off."
         gr.HTML(look.header("question answering", line, describe(pipeline)), padding=False)
+        if untaught := look.untaught(pipeline, "graft train qa/pubmedqa"):
+            gr.HTML(untaught, padding=False)
         with gr.Tab("Ask", id="ask"):
             _ask_tab(page)
         with gr.Tab("Evaluate", id="evaluate"):

@@ -43,5 +43,8 @@ def test_what_holds_the_answer_is_named_and_sentences_are_kept(page):
     assert not page.has_adapter and page.as_tuned(False).__enter__() is None
 
 
-def test_the_page_builds(page):
-    assert build(page.pipeline).title == "graft qa"
+def test_the_page_builds_and_says_when_the_model_was_never_taught(page, monkeypatch):
+    blocks = build(page.pipeline)
+    assert blocks.title == "graft qa" and "never taught" not in str(blocks.config)
+    monkeypatch.setattr(page.pipeline, "source", {"path": "/models/embedded"})
+    assert "graft train qa/pubmedqa" in str(build(page.pipeline).config)
