@@ -17,7 +17,7 @@ from benchmarks.arms import Arm, compare, perplexity, sizes, summary, verdict
 from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 STEPS, MOST, MOST_FLIPS, DECAY = 500, 0.5, 0.001, 0.01
 FIXED = {"kind": "prune", "method": "magnitude", "pattern": "2:4", "hidden": 0.0}
 
@@ -36,8 +36,8 @@ def counted(trainer_cls: type) -> type:
 
 def arms(rates: tuple[float, ...] = RATES, steps: int = STEPS) -> list[Arm]:
     """Dense, masks that stay, masks that move, and the latter with a branch."""
-    moving = {"kind": "ast", "pattern": "2:4", "ramp_steps": steps // 4, "update_every": min(10, steps // 5)}
-    moving["decay"] = DECAY
+    schedule = {"ramp_steps": steps // 4, "update_every": min(10, steps // 5), "decay": DECAY}
+    moving = {"kind": "ast", "pattern": "2:4", **schedule}
     return [
         Arm("ast", rates, edits=(moving,), wrap=f"{__name__}:counted"),
         Arm("ast, branch", rates, edits=({**moving, "slorb_k": 16},), wrap=f"{__name__}:counted"),
