@@ -2,7 +2,8 @@
 
 `small-22m` is pruned by SparseGPT and trained on a part of the text that it knows. The gap of an arm is its perplexity
 on held-out text above that of the dense model, untouched or trained on as much, whichever is better. Every arm
-searches as many learning rates, the dense model lower ones.
+searches as many learning rates, the dense model lower ones. SquareHead has three times the published weight: of 1, 3, 10
+and 30 it was the best on a 7M model.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from benchmarks.bar import Bar, Measured, Setting
 from benchmarks.domains import known
 
 RATES = (3e-4, 1e-3, 3e-3)
-STEPS, MOST = 500, 0.5
+STEPS, MOST, HIDDEN = 500, 0.5, 3.0
 PRUNED = {"kind": "prune", "method": "sparsegpt", "pattern": "0.75", "hidden": 0.0, "rows": 64, "length": 256}
 
 
 def arms(rates: tuple[float, ...] = RATES) -> list[Arm]:
     """Dense, and one pruned model under three losses."""
     return [
-        Arm("squarehead", rates, edits=({**PRUNED, "hidden": 1.0},)),
+        Arm("squarehead", rates, edits=({**PRUNED, "hidden": HIDDEN},)),
         Arm("logits", rates, edits=({**PRUNED, "kl": 1.0},)),
         Arm("cross-entropy", rates, edits=(PRUNED,)),
         Arm("dense", tuple(rate / 10 for rate in rates)),
