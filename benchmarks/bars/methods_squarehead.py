@@ -2,8 +2,8 @@
 
 `small-22m` is pruned by SparseGPT and trained on a part of the text that it knows. The gap of an arm is its perplexity
 on held-out text above that of the dense model, untouched or trained on as much, whichever is better. Every arm
-searches as many learning rates, the dense model lower ones. SquareHead has three times the published weight: of 1, 3, 10
-and 30 it was the best on a 7M model.
+searches as many learning rates, the dense model lower ones. SquareHead has three times the published weight: of 1, 3,
+10 and 30 it was the best on a 7M model.
 """
 
 from __future__ import annotations
