@@ -87,10 +87,8 @@ def parallel(ctx: StageContext) -> Stage:
         return [example, example.reversed()] if both else [example]
 
     bad = bad_rows_of(ctx.recipe, ctx.run)
-    train, held_out = (
-        rows_of(ctx.train, row, directions, fault, bad),
-        rows_of(ctx.eval or (), row, fault=fault, bad=bad),
-    )
+    train = rows_of(ctx.train, row, directions, fault, bad)
+    held_out = rows_of(ctx.eval or (), row, fault=fault, bad=bad)
     return Stage(train, held_out, mode=ctx.options.mode)
 
 
