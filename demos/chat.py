@@ -30,8 +30,12 @@ class Page:
 
     def answer(
         self, text: str, turns: list[dict[str, str]], system: str, temperature: float, budget: int
-    ) -> Iterator[tuple[str, list[dict[str, str]], str, str]]:
-        """(text box, conversation, banner, what happened), again at every step of the stream."""
+    ) -> Iterator[tuple[Any, list[dict[str, str]], str, str]]:
+        """(text box, conversation, banner, what happened), again at every step of the stream.
+
+        The text box is emptied when the question is taken and left alone after that: what is typed into it while the
+        answer is made stays.
+        """
         turns = list(turns or [])
         given = [{"role": turn["role"], "content": _plain(turn["content"])} for turn in turns]
         messages = [*given, {"role": "user", "content": text or ""}]
@@ -39,6 +43,8 @@ class Page:
             messages.insert(0, {"role": "system", "content": system.strip()})
         settings = {"temperature": float(temperature), "max_new_tokens": int(budget)}
         start, so_far, done = time.perf_counter(), "", Result("")
+        if (text or "").strip():
+            yield "", [*turns, _turn("user", text)], "", look.empty("Answering …")
         try:
             for event in self.pipeline.stream({"messages": messages}, **settings):
                 if isinstance(event.result, Result):
@@ -46,14 +52,14 @@ class Page:
                     continue
                 so_far += event.text
                 shown = [*turns, _turn("user", text), _turn("assistant", so_far)]
-                yield "", shown, "", look.empty(f"{event.tokens} tokens in {event.t_ms:.0f} ms")
+                yield gr.skip(), shown, "", look.empty(f"{event.tokens} tokens in {event.t_ms:.0f} ms")
         except GraftError as error:
             yield text, turns, look.banner(error), look.empty("Nothing was sent to the model.")
             return
         elapsed = (time.perf_counter() - start) * 1e3
         notes = [] if done.text else ["the answer is empty"]
         shown = [*turns, _turn("user", text), _turn("assistant", done.text)]
-        yield "", shown, look.banner(notes), look.what_happened(done.meta, done.text, elapsed)
+        yield gr.skip(), shown, look.banner(notes), look.what_happened(done.meta, done.text, elapsed)
 
     def evaluate(self, file: str | None) -> tuple[str, str, list[list[Any]], str, list[list[Any]], str | None]:
         """(banner, summary, metric rows, histogram, worst rows, path of the report archive)."""
@@ -194,10 +200,8 @@ def _chat_tab(page: Page) -> None:
             with gr.Accordion("What happened", open=True):
                 happened = gr.HTML(NOTHING_YET, padding=False)
     inputs, outputs = [text, turns, system, temperature, budget], [text, turns, problem, happened]
-    click = go.click(page.answer, inputs, outputs, api_name="answer", show_progress="hidden")
-    enter = text.submit(page.answer, inputs, outputs, api_visibility="private", show_progress="hidden")
-    stop.click(None, None, None, cancels=[click, enter], api_visibility="private")
-    new.click(lambda: ("", [], "", NOTHING_YET), None, outputs, cancels=[click, enter], api_visibility="private")
+    answering = look.streams(go, stop, [go.click, text.submit], page.answer, inputs, outputs, api_name="answer")
+    new.click(lambda: ("", [], "", NOTHING_YET), None, outputs, cancels=answering, api_visibility="private")
 
 
 def _evaluate_tab(page: Page) -> None:

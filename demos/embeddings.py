@@ -356,6 +356,5 @@ def _search_tab(page: Page) -> None:
     with gr.Accordion("What happened", open=False):
         happened = gr.HTML(look.empty("Search to see the text as it was encoded."), padding=False)
     inputs, outputs = [query, count], [problem, mine, lexical, happened]
-    go.click(page.search, inputs, outputs, api_name="search", show_progress="hidden")
-    query.submit(page.search, inputs, outputs, api_visibility="private", show_progress="hidden")
+    gr.on([go.click, query.submit], page.search, inputs, outputs, api_name="search", show_progress="hidden")
     file.change(page.load, [file], [problem, loaded], api_visibility="private")

@@ -180,8 +180,7 @@ def _continue_tab(page: Page) -> None:
                 happened = gr.HTML(look.empty("Continue a text to see the tokens and the time."), padding=False)
     gr.Examples([[example] for example in EXAMPLES], [text], label="Examples", cache_examples=False)
     inputs, outputs = [text, temperature, budget, seed], [problem, answer, happened]
-    click = go.click(page.go_on, inputs, outputs, api_name="continue", show_progress="hidden")
-    stop.click(None, None, None, cancels=[click], api_visibility="private")
+    look.streams(go, stop, [go.click], page.go_on, inputs, outputs, api_name="continue")
 
 
 def _surprise_tab(page: Page) -> None:

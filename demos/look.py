@@ -1,4 +1,5 @@
-"""How every demo looks: theme, style sheet, small pieces of HTML (header, banner, facts, histogram), a report's parts.
+"""How every demo looks: theme, style sheet, small pieces of HTML (header, banner, facts, histogram), a report's parts,
+and how a page shows what is made step by step.
 
 Everything is drawn here and nothing is fetched: fonts are the reader's own, plots are inline SVG. Text from users and
 models is escaped. Nothing here knows of an app.
@@ -10,7 +11,7 @@ import html
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,29 @@ def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: 
         print(f"open {url} (Ctrl-C ends it)")
         page.block_thread()
     return url
+
+
+def streams(
+    button: gr.Button,
+    stop: gr.Button,
+    triggers: Sequence[Any],
+    handler: Callable[..., Iterator[Any]],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    *,
+    api_name: str,
+) -> gr.events.Dependency:
+    """Let `handler` answer the triggers step by step; `stop` ends it at its next step, and `button` rests meanwhile.
+
+    Gradio drops, without a word, what is sent while the same event runs. A button that rests says so.
+    """
+    quiet: dict[str, Any] = {"api_visibility": "private", "queue": False}
+    resting = gr.on(triggers, lambda: gr.Button(interactive=False), None, button, **quiet)
+    running = resting.then(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
+    for ended in (running.then, running.failure):  # after an error only the second runs
+        ended(lambda: gr.Button(interactive=True), None, button, **quiet)
+    stop.click(None, None, None, cancels=running, api_visibility="private")
+    return running
 
 
 def header(title: str, text: str, chips: Sequence[str]) -> str:

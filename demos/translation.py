@@ -252,9 +252,7 @@ def _translate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: st
     gr.Examples(EXAMPLES, [text, source_language, target_language], label="Examples", cache_examples=False)
     inputs = [text, source_language, target_language, terms, by_sentence, beams, budget]
     outputs = [problem, answer, happened]
-    click = go.click(page.translate, inputs, outputs, api_name="translate", show_progress="hidden")
-    enter = text.submit(page.translate, inputs, outputs, api_visibility="private", show_progress="hidden")
-    stop.click(None, None, None, cancels=[click, enter], api_visibility="private")
+    look.streams(go, stop, [go.click, text.submit], page.translate, inputs, outputs, api_name="translate")
     swap.click(
         lambda a, b, given, made: (b, a, made or given),
         [source_language, target_language, text, answer],

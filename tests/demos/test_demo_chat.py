@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("gradio")
 
+import gradio as gr
+
 from apps.chat import ChatPipeline
 from core.inference.engines.script import ScriptEngine
 from core.models.tokenizer import train_bpe
@@ -22,8 +24,9 @@ def page():
 
 
 def test_a_conversation_keeps_its_turns(page):
-    *_, (text, turns, banner, happened) = page.answer("hello", [], "", 0.0, 16)
-    assert (text, banner) == ("", "") and turns[-1] == {"role": "assistant", "content": "HELLO"}
+    (first, asked, *_), *_, (last, turns, banner, happened) = page.answer("hello", [], "", 0.0, 16)
+    assert first == "" and asked == [{"role": "user", "content": "hello"}] and last == gr.skip() and banner == ""
+    assert turns[-1] == {"role": "assistant", "content": "HELLO"}
     # the page gives a turn's text back in parts
     turns[0]["content"] = [{"type": "text", "text": "hello"}]
     *_, (_, turns, _, happened) = page.answer("again <b>", turns, "Be brief.", 0.0, 16)
@@ -56,10 +59,8 @@ def test_shipped_questions(page):
 
 
 def test_it_builds(page):
-    import gradio
-
     blocks = chat.build(page.pipeline)
-    assert isinstance(blocks, gradio.Blocks) and "never taught" not in str(blocks.config)
+    assert isinstance(blocks, gr.Blocks) and "never taught" not in str(blocks.config)
 
 
 def test_a_base_that_cannot_answer_is_introduced_as_one(page, monkeypatch):
