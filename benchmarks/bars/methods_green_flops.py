@@ -73,17 +73,18 @@ def flops(model: Any, names: set[str] | None) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    learning, attention = [p.requires_grad for p in model.parameters()], model.config._attn_implementation
-    for name, p in model.named_parameters():
-        p.requires_grad_(names is None or name in names)
+    from core.sparse.green_training import set_free
+
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    attention = model.config._attn_implementation
+    set_free(model, names or {name for name, _ in model.named_parameters()})
     model.set_attn_implementation("eager")
     ids = torch.zeros(SHAPE, dtype=torch.long, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     model.zero_grad()
     model.set_attn_implementation(attention)
-    for p, before in zip(model.parameters(), learning):
-        p.requires_grad_(before)
+    set_free(model, learning)
     return counter.get_total_flops()
 
 

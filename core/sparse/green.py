@@ -5,6 +5,10 @@ gradient through everything above it (dy) and computing its own gradient (dw), s
 knapsack over prefixes of that order. Costs count the multiplications and additions of matrix products, as torch's
 FlopCounterMode does on eager attention; norms, biases and table look-ups are free. They follow from the shapes here;
 `core.sparse.green_counted` takes them from a count of the model as it runs.
+
+A head that is tied to the table of embeddings is one tensor at both ends. In its head's role alone, under the head's
+name, it is the cheapest matrix to train; under the table's name it trains in both roles, which takes the gradient
+through the whole model.
 """
 
 from __future__ import annotations
@@ -44,11 +48,13 @@ class Costs:
         forward: FLOPs of the forward pass; with recomputed activations of two.
         places: from the output to the input.
         full: FLOPs of a step that trains everything; by default everything in `places`.
+        tied: names of a tied tensor in its head's role and in both of its roles; one of the two is chosen at most.
     """
 
     forward: float
     places: list[Place]
     full: float = 0.0
+    tied: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         self.full = self.full or self.forward + self.backward(self.names())
@@ -64,6 +70,8 @@ class Costs:
 
     def backward(self, chosen: set[str]) -> float:
         """FLOPs of the backward pass when these tensors train."""
+        if self.tied and self.tied[1] in chosen:
+            chosen = chosen - {self.tied[0]}
         deepest = max((depth for depth, place in enumerate(self.places) if chosen & set(place.dw)), default=-1)
         passed = sum(place.dy for place in self.places[: max(deepest, 0)])
         last = chosen & set(self.places[deepest].dw)
@@ -104,6 +112,9 @@ class Costs:
 
     def select(self, importance: dict[str, float], rho: float, units: int = 1000) -> set[str]:
         """The tensors of greatest summed importance within the budget; absent ones count as worthless."""
+        if self.tied and (reachable := self.reachable(rho)) >= set(self.tied):
+            ways = [self.within(reachable - {name}).select(importance, rho, units) for name in self.tied]
+            return max(ways, key=lambda names: sum(importance.get(name, 0.0) for name in names))
         stages = [Stage(p.dy, list(p.dw.values()), [importance.get(n, 0.0) for n in p.dw]) for p in self.places]
         found: Chosen = prefix_knapsack(stages, self.budget(rho), units)
         names = [list(place.dw) for place in self.places]
@@ -119,7 +130,7 @@ def in_scope(model: Any, scope: str | list[str]) -> set[str]:
     Raises:
         ConfigError: a pattern that matches nothing, with the closest module.
     """
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     if scope == "all":
         return set(names)
     if scope == "blocks":
@@ -169,22 +180,24 @@ def tensor_flops(model: Any, rows: int, length: int, recomputed: bool = False) -
     tokens = rows * length
     if topology.head_tied:
         placed.add(names[id(topology.embed.weight)])
-    places, forward = [], 0.0
+    places, forward, tied = [], 0.0, None
     if topology.head is not None:
         inside, outside = features(topology.head)
         forward += 2 * tokens * inside * outside
         places.append(_linear_place([topology.head], owned, topology.name_of, tokens))
+    if topology.head_tied:
+        tied = f"{topology.name_of(topology.head)}.weight", names[id(topology.embed.weight)]
+        places[0].dw[tied[0]] = places[0].dy
     places.append(Place(0.0, dict.fromkeys(owned(topology.final_norm), 0.0)))
     for ref in reversed(topology.blocks):
         added, cost = _block_places(ref, owned, topology.name_of, rows, length)
         places += added
         forward += cost
     last = Place(0.0)
-    if topology.head_tied:
-        inside, outside = features(topology.head)
-        last.dw[names[id(topology.embed.weight)]] = 2 * tokens * inside * outside
+    if tied:
+        last.dw[tied[1]] = places[0].dy
     last.dw |= dict.fromkeys((name for name in names.values() if name not in placed and name not in last.dw), 0.0)
-    return Costs(forward * (2 if recomputed else 1), [*places, last])
+    return Costs(forward * (2 if recomputed else 1), [*places, last], tied=tied)
 
 
 def _block_places(ref: BlockRef, owned: Any, name_of: Any, rows: int, length: int) -> tuple[list[Place], float]:

@@ -3,8 +3,8 @@
 Every `interval` steps the next batch is first used to ask: one real optimizer step with everything in reach training,
 and the gradient at the new point. A tensor's importance is how much its own change lowered the loss, -Σ g' · Δw. Then
 weights and optimizer are put back bit for bit and the best tensors within the budget are set free; autograd does not
-go deeper than the deepest of them. The first step of every choice is counted by torch, so that a run says what it was
-planned to cost and what it cost.
+go deeper than the deepest of them. A tied table that is chosen as the head alone gets no gradient from its look-ups.
+The first step of every choice is counted by torch, so that a run says what it was planned to cost and what it cost.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class GreenCallback(SelectionCallback):
         self.due = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        given["model"].requires_grad_(True)
+        set_free(given["model"], {name for name, _ in given["model"].named_parameters()})
 
     def plain(self) -> dict[str, Any]:
         return {"due": self.due, "selected": self.selected, "share": self.share, "counted": self.counted}
@@ -157,7 +157,8 @@ def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[s
     Args:
         loss: () → the batch's loss.
     """
-    free = {name: p for name, p in model.named_parameters() if name in names}
+    free = {name: p for name, p in model.named_parameters(remove_duplicate=False) if name in names}
+    heads = names - {name for name, _ in model.named_parameters()}
     pending = {name: p.grad for name, p in model.named_parameters()}
     set_free(model, names)
     with _restored(free, optimizer) as before:
@@ -166,12 +167,12 @@ def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[s
             group["lr"] = group.get("initial_lr", group["lr"])
         optimizer.step()
         _gradients(model, loss)
-        found = {
-            name: -float((p.grad.float() * (p.detach() - before[name].to(p.device)).float()).sum())
-            if p.grad is not None
-            else 0.0
-            for name, p in free.items()
-        }
+        found = {name: _worth(p, before[name]) for name, p in free.items()}
+        if len(set(map(id, free.values()))) < len(free):
+            # a tied table in reach in both roles: what its head's role is worth takes the gradient of that role
+            set_free(model, heads)
+            _gradients(model, loss)
+            found |= {name: _worth(free[name], before[name]) for name in heads}
     for name, p in model.named_parameters():
         p.grad = pending[name]
     if _several():
@@ -182,6 +183,10 @@ def importance(model: Any, optimizer: Any, names: set[str], loss: Any) -> dict[s
         found = dict(zip(order, (values / dist.get_world_size()).tolist()))
     largest = max((abs(value) for value in found.values()), default=0.0) or 1.0
     return {name: value / largest for name, value in found.items()}
+
+
+def _worth(p: torch.Tensor, before: torch.Tensor) -> float:
+    return 0.0 if p.grad is None else -float((p.grad.float() * (p.detach() - before.to(p.device)).float()).sum())
 
 
 def agreed(names: set[str]) -> set[str]:
@@ -236,9 +241,25 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def set_free(model: Any, names: set[str]) -> None:
-    """Let exactly the named tensors train."""
+    """Let exactly the named tensors train; a tied table that only its head names, without its look-ups."""
+    free = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in names}
     for name, p in model.named_parameters():
-        p.requires_grad_(name in names)
+        p.requires_grad_(id(p) in free)
+        if table := _table_of(model, p):
+            _let_learn(table, name in names or not p.requires_grad)
+
+
+def _table_of(model: Any, p: torch.Tensor) -> Any:
+    table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return table if table is not None and getattr(table, "weight", None) is p else None
+
+
+def _let_learn(table: torch.nn.Module, learns: bool) -> None:
+    """Look-ups in `table` pass a gradient on to it, or not."""
+    if (cut := vars(table).pop("_green_cut", None)) is not None:
+        cut.remove()
+    if not learns:
+        table._green_cut = table.register_forward_hook(lambda module, given, made: made.detach())
 
 
 def park(model: Any, optimizer: Any) -> None:

@@ -15,7 +15,7 @@ from core.errors import BudgetError, ConfigError, UnsupportedError
 from core.sparse import green_training
 from core.sparse.green import in_scope, tensor_flops
 from core.sparse.green_counted import counted_costs
-from core.sparse.green_training import GreenTrainerMixin, importance
+from core.sparse.green_training import GreenTrainerMixin, importance, set_free
 from core.statistics.allocate import Stage, prefix_knapsack, threshold_bisect
 
 
@@ -98,8 +98,7 @@ def loss_of(model):
 
 
 def counted(model, chosen):
-    for name, p in model.named_parameters():
-        p.requires_grad_(name in chosen)
+    set_free(model, set(chosen))
     with FlopCounterMode(display=False) as forward:
         loss = loss_of(model)
     with FlopCounterMode(display=False) as backward:
@@ -113,7 +112,7 @@ def test_planned_flops_are_the_counted_ones(make, flops):
     model, dice = make(), random.Random(0)
     costs = tensor_flops(model, 2, 24)
     names = sorted(name for place in costs.places for name in place.dw)
-    assert names == sorted(name for name, _ in model.named_parameters())
+    assert names == sorted(name for name, _ in model.named_parameters(remove_duplicate=False))
     if flops == "measured":
         costs = counted_costs(model, costs, lambda: loss_of(model))
     for trial in range(16):
@@ -121,6 +120,60 @@ def test_planned_flops_are_the_counted_ones(make, flops):
         forward, backward = counted(make(), chosen)
         assert costs.forward == pytest.approx(forward, rel=0.02)
         assert costs.backward(chosen) == pytest.approx(backward, rel=0.02)
+
+
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def test_a_tied_table_trains_as_the_head_alone_or_in_both_of_its_roles():
+    tied, apart = llama(tie_word_embeddings=True), llama()
+    apart.load_state_dict(tied.state_dict())
+    costs = tensor_flops(tied, 2, 24)
+    product = 2 * 48 * 32 * 60
+    assert costs.backward({HEAD}) == product == counted(tied, {HEAD})[1]
+    loss_of(apart).backward()
+    torch.testing.assert_close(tied.lm_head.weight.grad, apart.lm_head.weight.grad)
+    tied.zero_grad()
+    assert costs.backward({HEAD, TABLE}) == costs.backward({TABLE}) == counted(tied, {TABLE})[1] > 5 * product
+    both = apart.lm_head.weight.grad + apart.model.embed_tokens.weight.grad
+    torch.testing.assert_close(tied.lm_head.weight.grad, both)
+    assert costs.full == costs.forward + counted(tied, costs.names())[1]
+
+
+def test_what_a_tied_table_is_worth_as_the_head_is_the_share_of_that_roles_gradient():
+    tied, apart = llama(tie_word_embeddings=True), llama()
+    optimizer = torch.optim.SGD(tied.parameters(), lr=0.1)
+    start = tied.lm_head.weight.detach().clone()
+    found = importance(tied, optimizer, {HEAD, TABLE}, lambda: loss_of(tied))
+    set_free(tied, {TABLE})
+    loss_of(tied).backward()
+    step = -0.1 * tied.lm_head.weight.grad
+    assert torch.equal(tied.lm_head.weight, start)
+    apart.load_state_dict(tied.state_dict())
+    for part in (apart.lm_head, apart.model.embed_tokens):
+        part.weight.data += step
+    loss_of(apart).backward()
+    head, looked_up = (-(p.weight.grad * step).sum().item() for p in (apart.lm_head, apart.model.embed_tokens))
+    assert found[TABLE] == 1 and found[HEAD] == pytest.approx(head / (head + looked_up), rel=1e-4)
+    assert importance(tied, optimizer, {HEAD}, lambda: loss_of(tied)) == {HEAD: 1.0}
+
+
+def test_of_a_tied_tables_two_names_the_better_is_chosen():
+    costs, dice = tensor_flops(llama(tie_word_embeddings=True), 2, 24), random.Random(0)
+    seen = set()
+    for _ in range(30):
+        worth = {name: dice.random() for name in costs.names()}
+        worth[TABLE] = worth[HEAD] + dice.choice([0.0, 40.0])
+        rho = dice.choice([0.5, 0.75, 0.9])
+        chosen = costs.select(worth, rho)
+        assert costs.share(chosen) <= rho and not {TABLE, HEAD} <= chosen
+        ways = [costs.within(costs.names() - {name}).select(worth, rho) for name in (HEAD, TABLE)]
+        best = max(sum(worth[name] for name in way) for way in ways)
+        assert sum(worth[name] for name in chosen) == pytest.approx(best, rel=0.01)
+        seen |= chosen & {TABLE, HEAD}
+    assert seen == {TABLE, HEAD}
+    assert costs.select(dict.fromkeys(costs.names(), 1.0) | {TABLE: 2.0}, 1.0) == costs.names() - {HEAD}
+    assert costs.within({TABLE}).select({TABLE: 1.0}, 0.9) == {TABLE}
 
 
 def test_a_kernel_that_costs_something_else_is_planned_only_by_counting():
@@ -226,12 +279,12 @@ class Measured(GreenTrainerMixin, tr.Trainer):
     green = GreenOptions(rho=0.6, interval=4, flops="measured", scope="blocks")
 
 
-def train(folder, mode="whole", steps=10, cls=GreenTrainer):
+def train(folder, mode="whole", steps=10, cls=GreenTrainer, model=llama):
     args = tr.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=2, max_steps=steps, use_cpu=True, report_to=[],
         disable_tqdm=True, save_steps=6, learning_rate=1e-3, label_names=["labels"], logging_steps=5, warmup_steps=2,
     )  # fmt: skip
-    trainer = cls(model=llama(), args=args, train_dataset=Rows())
+    trainer = cls(model=model(), args=args, train_dataset=Rows())
     frees = []
 
     class Watch(tr.TrainerCallback):
@@ -261,6 +314,26 @@ def test_it_trains_within_its_budget_and_a_resumed_run_selects_the_same(cls, tmp
     parts, rest = train(tmp_path / "b", "go", cls=cls)
     assert rest == frees[6:]
     assert all(torch.equal(p, q) for p, q in zip(whole.model.parameters(), parts.model.parameters()))
+
+
+@pytest.mark.parametrize("flops", ["analytic", "measured"])
+def test_a_tied_head_trains_alone_within_the_budget_and_afterwards_learns_everything_again(flops, tmp_path):
+    class HeadFirst(GreenTrainer):
+        green = GreenOptions(rho=0.5, interval=4, flops=flops)
+
+        def importance_of(self, model, inputs, names):
+            assert TABLE not in names
+            return super().importance_of(model, inputs, names) | {HEAD: 10.0}
+
+    def tied():
+        return llama(tie_word_embeddings=True)
+
+    start = {n: p.clone() for n, p in tied().named_parameters()}
+    trainer, _ = train(tmp_path, cls=HeadFirst, model=tied)
+    assert HEAD in trainer.selection.selected and not torch.equal(trainer.model.lm_head.weight, start[TABLE])
+    for row in (row for row in trainer.state.log_history if "loss" in row):
+        assert row["green/flops_counted"] == pytest.approx(row["green/flops"], rel=0.02) and row["green/flops"] <= 0.5
+    assert trainer.model.model.embed_tokens(IDS).requires_grad and not trainer.model.model.embed_tokens._forward_hooks
 
 
 @pytest.mark.parametrize("worth", [-1.0, float("nan")])
