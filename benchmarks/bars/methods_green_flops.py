@@ -17,7 +17,7 @@ from benchmarks.domains import known, new
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SHAPE = (4, 128)
-STEPS, RHO, INTERVAL = 1000, 0.5, 50
+STEPS, RHO, INTERVAL = 1000, 0.5, 100
 MOST_FLOPS, LEAST_GAP = 0.51, 0.95
 
 

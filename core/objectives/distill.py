@@ -144,6 +144,8 @@ HIDDEN = {"squarehead": _squarehead, "mse": _mse, "cosine": _cosine}
 def states_of(model: Any, blocks: bool) -> Iterator[dict[str, Any]]:
     """Collects what a forward pass computes: `final` (B, T, d) before the head, and `blocks`, the blocks' outputs.
 
+    The last block's is taken behind the final norm, as in transformers' `hidden_states`: it is what the head reads.
+
     The hooks only keep what passes by. Under activation checkpointing they are gone when blocks are computed again.
     """
     topology = ModelTopology.of(model)
@@ -153,6 +155,9 @@ def states_of(model: Any, blocks: bool) -> Iterator[dict[str, Any]]:
     def keep_block(_module: Any, _given: Any, output: Any) -> None:
         found["blocks"].append(output[0] if isinstance(output, tuple) else output)
 
+    def keep_normed(_module: Any, _given: Any, output: Any) -> None:
+        found["blocks"][-1] = output
+
     def keep_final(_module: Any, given: Any) -> Any:
         found["final"] = given[0]
         # the logits of one position are enough for a pass whose logits are made elsewhere
@@ -160,6 +165,8 @@ def states_of(model: Any, blocks: bool) -> Iterator[dict[str, Any]]:
 
     if blocks:
         handles += [block.register_forward_hook(keep_block) for block in topology.stack]
+        if topology.final_norm is not None:
+            handles.append(topology.final_norm.register_forward_hook(keep_normed))
     if topology.head is not None:
         handles.append(topology.head.register_forward_pre_hook(keep_final))
     try:
