@@ -58,6 +58,21 @@ def test_a_model_is_its_own_perfect_teacher(kind):
     assert other["kl"] > 1e-3 and other["hidden"] > 1e-3
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_hidden_states_are_those_of_transformers_the_last_behind_the_final_norm(family):
+    torch.manual_seed(0)
+    small = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model = {
+        "llama": llama,
+        "gpt2": lambda: tr.GPT2LMHeadModel(tr.GPT2Config(vocab_size=30, n_embd=16, n_layer=3, n_head=2)),
+        "bert": lambda: tr.BertForMaskedLM(tr.BertConfig(**small, intermediate_size=24)),
+    }[family]().eval()
+    with distill.states_of(model, blocks=True) as found:
+        told = model(torch.randint(0, 30, (2, 9)), output_hidden_states=True).hidden_states[1:]
+    assert len(found["blocks"]) == len(told) > 1
+    assert all(torch.equal(own, other) for own, other in zip(found["blocks"], told))
+
+
 def test_a_silent_student_costs_one_for_each_layer():
     teacher = [torch.randn(2, 5, 8) for _ in range(3)]
     found = DistillLoss().hidden_term([torch.zeros(2, 5, 8)] * 3, teacher, None)

@@ -329,11 +329,14 @@ def test_a_tied_head_trains_alone_within_the_budget_and_afterwards_learns_everyt
         return llama(tie_word_embeddings=True)
 
     start = {n: p.clone() for n, p in tied().named_parameters()}
-    trainer, _ = train(tmp_path, cls=HeadFirst, model=tied)
+    trainer, _ = train(tmp_path / "a", cls=HeadFirst, model=tied)
     assert HEAD in trainer.selection.selected and not torch.equal(trainer.model.lm_head.weight, start[TABLE])
     for row in (row for row in trainer.state.log_history if "loss" in row):
         assert row["green/flops_counted"] == pytest.approx(row["green/flops"], rel=0.02) and row["green/flops"] <= 0.5
     assert trainer.model.model.embed_tokens(IDS).requires_grad and not trainer.model.model.embed_tokens._forward_hooks
+    train(tmp_path / "b", "stop", cls=HeadFirst, model=tied)
+    resumed, _ = train(tmp_path / "b", "go", cls=HeadFirst, model=tied)
+    assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), resumed.model.parameters()))
 
 
 @pytest.mark.parametrize("worth", [-1.0, float("nan")])
