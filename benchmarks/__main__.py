@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     run.add_argument("--json", action="store_true", help="print the result as JSON, one line a bar")
     run.add_argument("--save", action="store_true", help="keep a CPU bar's result in results/ (a GPU bar's always is)")
     run.add_argument("--small", action="store_true", help="measure GPU bars without one, where a form for a CPU exists")
+    run.add_argument("--go-on", action="store_true", help="after a run that was killed: what it had finished is kept")
     run.add_argument("--repeats", type=int, help="interleaved repeats of a comparison of trainers, as time allows")
     run.add_argument(
         "--peers", help="the peers of such a comparison, with commas; stored beside the other peers' results"
@@ -38,8 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     results = []
     for bar in chosen:
         result = run_bar(
-            bar, quick=options.quick, save=options.save, repeats=options.repeats, peers=peers, small=options.small
-        )
+            bar, quick=options.quick, save=options.save, repeats=options.repeats, peers=peers, small=options.small,
+            go_on=options.go_on,
+        )  # fmt: skip
         print(to_json(result) if options.json else show(result), flush=True)
         results.append(result)
     return exit_code(results)

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.bar import ROOT
 from benchmarks.domains import model_path
+from benchmarks.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,12 @@ class Workers:
     """Processes that wait for runs; as many runs at a time as there are processes.
 
     Args:
-        work: folder of their logs. count: how many.
+        work: folder of their logs and of results. count: how many.
     """
 
     def __init__(self, work: Path, count: int) -> None:
         work.mkdir(parents=True, exist_ok=True)
+        self.kept = Kept(work)
         self.logs = [work / f"worker-{number}.log" for number in range(count)]
         threads = max(1, len(os.sched_getaffinity(0)) // count)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
@@ -210,11 +212,12 @@ class Workers:
             process.communicate()
 
     def run(self, jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The results of `jobs` in their order. Raises when one fails."""
+        """The results of `jobs` in their order; those that are kept are not run again. Raises when one fails."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(len(jobs)):
-            waiting.put(number)
-        results: list[Any] = [None] * len(jobs)
+        results: list[Any] = [self.kept.find(job) for job in jobs]
+        for number, result in enumerate(results):
+            if result is None:
+                waiting.put(number)
 
         def serve(mine: int) -> None:
             process = self.processes[mine]
@@ -228,7 +231,9 @@ class Workers:
                 line = process.stdout.readline()
                 if not line:
                     raise RuntimeError(f"arm '{jobs[number]['arm']}' failed:\n{self.logs[mine].read_text()[-3000:]}")
-                results[number] = json.loads(line)
+                results[number], job = json.loads(line), jobs[number]
+                name = ", ".join([job["arm"], *(f"{key} {job[key]}" for key in ("rate", "seed") if key in job)])
+                self.kept.keep(job, name, results[number])
 
         with ThreadPoolExecutor(len(self.processes)) as pool:
             list(pool.map(serve, range(len(self.processes))))

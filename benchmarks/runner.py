@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bar import ROOT, Bar, Setting, Unavailable
+from benchmarks.kept import Kept
 from core.config.files import read_json, write_json
 from core.config.run_folder import versions
 
@@ -35,6 +36,7 @@ def run_bar(
     repeats: int | None = None,
     peers: tuple[str, ...] | None = None,
     small: bool = False,
+    go_on: bool = False,
 ) -> dict[str, Any]:
     """Measure `bar`, or fetch its stored result when it needs a GPU that is not here.
 
@@ -42,6 +44,7 @@ def run_bar(
 
     Args:
         small: measure a GPU bar without one, in the form for a CPU; stored as the bar's `.cpu`.
+        go_on: after a measurement that was killed: runs that it had finished are not made again.
 
     Returns:
         {id, value, unit, target, pass, baseline, chance, device, versions, command, seconds, status, …}; status is
@@ -53,8 +56,9 @@ def run_bar(
     if bar.needs == "gpu" and not has_gpu() and not small:
         return stored(bar, results)
     work = WORK / bar.id
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    if not go_on:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     try:
         found = bar.measure(Setting(quick, work, repeats, peers))
@@ -68,7 +72,7 @@ def run_bar(
         chance=found.chance,
         seconds=round(time.perf_counter() - start, 1),
         status="measured",
-        command=_command(bar, quick, repeats, peers, small),
+        command=_command(bar, quick, repeats, peers, small) + " --go-on" * go_on,
         quick=quick,
         details=found.details,
     )
@@ -76,6 +80,7 @@ def run_bar(
         result = bar.judge(result)
     if not quick and (save or bar.needs == "gpu"):
         write_json(results / f"{stored_as(bar, peers, small)}.json", result)
+    Kept(work).forget()
     return result
 
 

@@ -5,19 +5,40 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import Kept
 
-def together(jobs: Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]], most: int | None = None) -> dict[str, Any]:
-    """Name → function and arguments → name → result: `most` or all at once on a GPU, one by one without one."""
+Jobs = Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]]
+
+
+def together(jobs: Jobs, most: int | None = None, work: Path | None = None) -> dict[str, Any]:
+    """Name → function and arguments → name → result: `most` or all at once on a GPU, one by one without one.
+
+    With a bar's folder `work`, results (JSON values) are kept there, and those that are kept are not run again.
+    """
     import torch
 
-    if not torch.cuda.is_available():
-        return {name: function(*arguments) for name, (function, arguments) in jobs.items()}
-    with sharing(min(most or len(jobs), len(jobs))) as pool:
-        waiting = {name: pool.submit(function, *arguments) for name, (function, arguments) in jobs.items()}
-        return {name: future.result() for name, future in waiting.items()}
+    kept = Kept(work) if work is not None else None
+    found = {name: kept.find([name, arguments]) if kept else None for name, (_, arguments) in jobs.items()}
+
+    def done(name: str, result: Any) -> None:
+        found[name] = result
+        if kept:
+            kept.keep([name, jobs[name][1]], name, result)
+
+    left = {name: job for name, job in jobs.items() if found[name] is None}
+    if left and torch.cuda.is_available():
+        with sharing(min(most or len(left), len(left))) as pool:
+            waiting = {pool.submit(function, *arguments): name for name, (function, arguments) in left.items()}
+            for future in as_completed(waiting):
+                done(waiting[future], future.result())
+    else:
+        for name, (function, arguments) in left.items():
+            done(name, function(*arguments))
+    return found
 
 
 def sharing(count: int) -> ProcessPoolExecutor:

@@ -45,7 +45,7 @@ def measure(setting: Setting) -> Measured:
     jobs: dict[str, Any] = {str(seed): (_row, (seed, name, device, setting.quick)) for seed in seeds}
     if device == "cuda" and not setting.quick:
         jobs["30M"] = (_reference, (device,))
-    found = together(jobs)
+    found = together(jobs, work=setting.work)
     reference = found.pop("30M", None)
     details = {"model": name, "device": device, "seconds": time.perf_counter() - start}
     return _judge(list(found.values()), reference, setting.quick, details)

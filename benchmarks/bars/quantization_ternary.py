@@ -28,7 +28,8 @@ def measure(setting: Setting) -> Measured:
     size = (64, 2, 4, 128, 60, 4) if setting.quick else (512, 8, 8, 512, 2000, 64)
     arms = ("float", "trilm") if setting.quick else ARMS
     found: dict[str, Any] = {}
-    for arm, (row, beside) in together({arm: (_arm, (arm, device, size, setting.quick)) for arm in arms}).items():
+    jobs = {arm: (_arm, (arm, device, size, setting.quick)) for arm in arms}
+    for arm, (row, beside) in together(jobs, work=setting.work).items():
         found[arm] = row
         found |= beside
     vocabulary = found["float"].pop("vocabulary")

@@ -21,6 +21,7 @@ from benchmarks.bars import (
     methods_squarehead,
     methods_welore,
 )
+from benchmarks.kept import Kept
 
 BARS = (
     methods_adapters_quality, methods_ast_gap, methods_control_retention, methods_green_flops, methods_spiel_quality,
@@ -183,6 +184,14 @@ def test_bars_and_their_runs_need_no_library_that_a_bare_gpu_machine_lacks():
 def test_workers_share_the_runs_and_say_which_one_failed(tmp_path):
     with Workers(tmp_path, 2) as pool, pytest.raises(RuntimeError, match="arm 'broken' failed"):
         pool.run([{"arm": "broken", "model": str(tmp_path / "absent"), "part": "all", "steps": 0, "scale": [8, 1, 1]}])
+
+
+def test_a_run_that_is_kept_is_not_run_again(tmp_path):
+    jobs = [{"arm": "broken", "model": str(tmp_path / "absent"), "seed": seed} for seed in (0, 1)]
+    for job in jobs:
+        Kept(tmp_path).keep(job, "a run", {"A": job["seed"]})
+    with Workers(tmp_path, 1) as pool:
+        assert pool.run(jobs) == [{"A": 0}, {"A": 1}]
 
 
 @pytest.mark.slow

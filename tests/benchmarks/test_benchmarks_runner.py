@@ -8,7 +8,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import runner
+from benchmarks import runner, sharing
 from benchmarks.bar import Bar, Measured, Unavailable, find, load_bars
 
 KEYS = {
@@ -105,6 +105,30 @@ def test_work_folder_is_empty_each_time(work):
 
     runner.run_bar(bar(measure), results=work)
     runner.run_bar(bar(measure), results=work)
+
+
+def test_a_killed_bar_goes_on_after_its_finished_runs(work, capsys):
+    made = []
+
+    def run(name, breaks):
+        made.append(name)
+        if breaks:
+            raise KeyboardInterrupt
+        return {"name": name, "pair": [1, 2.5]}
+
+    def measure(setting, breaks=False):
+        jobs = {name: (run, (name, breaks and name == "second")) for name in ("first", "second")}
+        found = sharing.together(jobs, work=setting.work)
+        assert list(found) == ["first", "second"] and found["first"] == {"name": "first", "pair": [1, 2.5]}
+        return Measured(3, True)
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_bar(bar(lambda setting: measure(setting, breaks=True)), results=work)
+    assert "first is done" in capsys.readouterr().err
+    went_on = runner.run_bar(bar(measure), results=work, go_on=True)
+    assert made == ["first", "second", "second"] and went_on["command"].endswith("fake.F1 --go-on")
+    runner.run_bar(bar(measure), results=work, go_on=True)
+    assert made == ["first", "second", "second", "first", "second"], "what was measured to its end begins anew"
 
 
 def test_bars_are_found():
