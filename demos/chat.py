@@ -37,28 +37,30 @@ class Page:
         answer is made stays.
         """
         turns = list(turns or [])
-        given = [{"role": turn["role"], "content": _plain(turn["content"])} for turn in turns]
+        # a question that was stopped before its first word gives way: two in a row are no conversation
+        kept = turns[:-1] if turns and turns[-1]["role"] == "user" else turns
+        given = [{"role": turn["role"], "content": _plain(turn["content"])} for turn in kept]
         messages = [*given, {"role": "user", "content": text or ""}]
         if (system or "").strip():
             messages.insert(0, {"role": "system", "content": system.strip()})
         settings = {"temperature": float(temperature), "max_new_tokens": int(budget)}
         start, so_far, done = time.perf_counter(), "", Result("")
         if (text or "").strip():
-            yield "", [*turns, _turn("user", text)], "", look.empty("Answering …")
+            yield "", [*kept, _turn("user", text)], "", look.empty("Sent; nothing has come back yet.")
         try:
             for event in self.pipeline.stream({"messages": messages}, **settings):
                 if isinstance(event.result, Result):
                     done = event.result
                     continue
                 so_far += event.text
-                shown = [*turns, _turn("user", text), _turn("assistant", so_far)]
+                shown = [*kept, _turn("user", text), _turn("assistant", so_far)]
                 yield gr.skip(), shown, "", look.empty(f"{event.tokens} tokens in {event.t_ms:.0f} ms")
         except GraftError as error:
             yield text, turns, look.banner(error), look.empty("Nothing was sent to the model.")
             return
         elapsed = (time.perf_counter() - start) * 1e3
         notes = [] if done.text else ["the answer is empty"]
-        shown = [*turns, _turn("user", text), _turn("assistant", done.text)]
+        shown = [*kept, _turn("user", text), _turn("assistant", done.text)]
         yield gr.skip(), shown, look.banner(notes), look.what_happened(done.meta, done.text, elapsed)
 
     def evaluate(self, file: str | None) -> tuple[str, str, list[list[Any]], str, list[list[Any]], str | None]:

@@ -34,6 +34,12 @@ def test_a_conversation_keeps_its_turns(page):
     assert "Be brief." in happened and "again &lt;b&gt;" in happened and "HELLO" in happened
 
 
+def test_a_question_that_was_stopped_before_its_first_word_gives_way_to_the_next(page):
+    (_, stopped, *_), *_ = page.answer("one", [], "", 0.0, 16)
+    *_, (_, turns, banner, happened) = page.answer("two", stopped, "", 0.0, 16)
+    assert [turn["content"] for turn in turns] == ["two", "TWO"] and banner == "" and "one" not in happened
+
+
 def test_an_empty_question_is_said_and_nothing_is_lost(page):
     ((text, turns, banner, _),) = page.answer(" ", [{"role": "user", "content": "a"}], "", 0.0, 16)
     assert "no question" in banner and text == " " and turns == [{"role": "user", "content": "a"}]
