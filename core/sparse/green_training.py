@@ -243,15 +243,12 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
 def set_free(model: Any, names: set[str]) -> None:
     """Let exactly the named tensors train; a tied table that only its head names, without its look-ups."""
     free = {id(p) for name, p in model.named_parameters(remove_duplicate=False) if name in names}
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         p.requires_grad_(id(p) in free)
-        if table := _table_of(model, p):
-            _let_learn(table, name in names or not p.requires_grad)
-
-
-def _table_of(model: Any, p: torch.Tensor) -> Any:
     table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    return table if table is not None and getattr(table, "weight", None) is p else None
+    if (weight := getattr(table, "weight", None)) is not None:
+        name = next((name for name, p in model.named_parameters() if p is weight), "")
+        _let_learn(table, name in names or not weight.requires_grad)
 
 
 def _let_learn(table: torch.nn.Module, learns: bool) -> None:
@@ -259,7 +256,11 @@ def _let_learn(table: torch.nn.Module, learns: bool) -> None:
     if (cut := vars(table).pop("_green_cut", None)) is not None:
         cut.remove()
     if not learns:
-        table._green_cut = table.register_forward_hook(lambda module, given, made: made.detach())
+        table._green_cut = table.register_forward_hook(_detached)
+
+
+def _detached(module: Any, given: Any, made: torch.Tensor) -> torch.Tensor:
+    return made.detach()
 
 
 def park(model: Any, optimizer: Any) -> None:
