@@ -44,7 +44,8 @@ def run_bar(
 
     Args:
         small: measure a GPU bar without one, in the form for a CPU; stored as the bar's `.cpu`.
-        go_on: after a measurement that was killed: runs that it had finished are not made again.
+        go_on: after a measurement that was killed: runs that it had finished are not made again, and their seconds are
+            not counted.
 
     Returns:
         {id, value, unit, target, pass, baseline, chance, device, versions, command, seconds, status, …}; status is
@@ -72,7 +73,7 @@ def run_bar(
         chance=found.chance,
         seconds=round(time.perf_counter() - start, 1),
         status="measured",
-        command=_command(bar, quick, repeats, peers, small) + " --go-on" * go_on,
+        command=_command(bar, quick, repeats, peers, small, go_on),
         quick=quick,
         details=found.details,
     )
@@ -89,8 +90,10 @@ def stored_as(bar: Bar, peers: tuple[str, ...] | None = None, small: bool = Fals
     return ".".join([bar.id, *("-".join(re.findall(r"\w+", peer)) for peer in peers or ()), *["cpu"] * small])
 
 
-def _command(bar: Bar, quick: bool, repeats: int | None, peers: tuple[str, ...] | None, small: bool) -> str:
-    given = ["--quick"] * quick + ["--small"] * small
+def _command(
+    bar: Bar, quick: bool, repeats: int | None, peers: tuple[str, ...] | None, small: bool, go_on: bool
+) -> str:
+    given = ["--quick"] * quick + ["--small"] * small + ["--go-on"] * go_on
     given += [f"--repeats {repeats}"] if repeats else []
     given += [f"--peers {shlex.quote(','.join(peers))}"] if peers else []
     return " ".join([f"python -m benchmarks run {bar.id}", *given])

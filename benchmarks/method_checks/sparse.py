@@ -103,6 +103,7 @@ def _planned(attention: str, by_count: bool) -> float:
 
     from core.sparse.green import tensor_flops
     from core.sparse.green_counted import counted_costs
+    from core.sparse.green_training import set_free
 
     model, dice, worst = llama(attn_implementation=attention), random.Random(0), 0.0
     costs = tensor_flops(model, *ids().shape)
@@ -111,8 +112,7 @@ def _planned(attention: str, by_count: bool) -> float:
     names = [name for name, _ in model.named_parameters()]
     for trial in range(15):
         chosen = set(names) if not trial else set(dice.sample(names, dice.randint(1, 6)))
-        for name, p in model.named_parameters():
-            p.requires_grad_(name in chosen)
+        set_free(model, chosen)
         loss = model(input_ids=ids(), labels=ids(), use_cache=False).loss
         with FlopCounterMode(display=False) as counter:
             loss.backward()
