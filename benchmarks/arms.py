@@ -69,6 +69,7 @@ class Arm:
         train: further keys of a recipe's `train:`.
         wrap: "module:function" that gives the Trainer's class a subclass; what an instance's `measured()` says is added
             to the run.
+        save: folder for what each run trained, in one of its own that the run names as `folder`.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Arm:
     adapters: tuple[dict[str, Any], ...] = ()
     train: dict[str, Any] = field(default_factory=dict)
     wrap: str = ""
+    save: str = ""
 
 
 def compare(
@@ -275,6 +277,10 @@ def run_job(job: dict[str, Any], cache: dict[str, Any]) -> dict[str, Any]:
             module, _, name = job["wrap"].partition(":")
             cls = getattr(importlib.import_module(module), name)(cls)
         model, measured = _fit(cls, callbacks, model, train, cache["train"], scale.batch, seed, device)
+    if job.get("save"):
+        measured["folder"] = str(Path(job["save"]) / f"{job['rate']:g}-{seed}")
+        model.save_pretrained(measured["folder"])
+        tokenizer.save_pretrained(measured["folder"])
     return {
         "A": loss(model, cache["A"], device), "B": loss(model, cache["B"], device), **counts, **measured,
         "seconds": round(time.perf_counter() - start, 1),

@@ -1,6 +1,6 @@
 """What each preset costs in loss, as a share of what rounding to nearest costs at the same bits.
 
-A pretrained 22M-parameter Llama, held-out news text, three draws of calibration text. Outliers, which small models do
+A pretrained 22M-parameter Llama, held-out text, three draws of calibration text. Outliers, which small models do
 not have, are injected by a rescaling that leaves the function as it is: four gains of every norm times 50. On a GPU a
 30M model is trained beside, on Python source, because the targets are those that a model of this size and
 training reached with the same definitions; it is judged by them too. The minutes are for a GPU.
