@@ -46,25 +46,29 @@ def texts(tokenizer: Any, seed: int, calibration: int, test: int, length: int) -
     Both are WMT sentences, German and English; the models have seen those for calibration. Novels, which they have seen
     too, would mislead: AWQ's clipping by them costs more on news than rounding does.
     """
-    import torch
-
     held, seen = ids_of(tokenizer, known().held_out), ids_of(tokenizer, known().train)
-    generator = torch.Generator().manual_seed(seed)
-    starts = torch.randint(0, seen.numel() - length, (calibration,), generator=generator)
-    calib = torch.stack([seen[s : s + length] for s in starts.tolist()])
     rows = held[: held.numel() // length * length].view(-1, length)
     rows = rows[:: max(1, len(rows) // test)][:test]
-    return list(calib.split(8)), list(rows.split(8))
+    return drawn(seen, seed, calibration, length), list(rows.split(8))
+
+
+def drawn(ids: Any, seed: int, count: int, length: int) -> list[Any]:
+    """Rows that begin at random places of one row of ids, in batches (8, length)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, ids.numel() - length, (count,), generator=generator)
+    return list(torch.stack([ids[s : s + length] for s in starts.tolist()]).split(8))
 
 
 PACKAGES, MOST_BYTES = ("numpy", "torch", "transformers"), 48 << 20
 
 
-def library(tokenizer: Any) -> tuple[Any, list[Any]]:
+def library(tokenizer: Any, most_bytes: int = MOST_BYTES) -> tuple[Any, list[Any]]:
     """Python source: training ids in one row, and held-out batches (8, 512).
 
-    Every twentieth file of the standard library is held out; the others and those of large packages, up to MOST_BYTES
-    of them, are for training.
+    Every twentieth file of the standard library is held out; the others and those of large packages, up to so many
+    bytes of them, are for training.
     """
     import torch
 
@@ -74,7 +78,7 @@ def library(tokenizer: Any) -> tuple[Any, list[Any]]:
         spec = importlib.util.find_spec(name)
         for file in sources(Path(spec.origin).parent) if spec is not None and spec.origin else ():
             size += file.stat().st_size
-            if size <= MOST_BYTES:
+            if size <= most_bytes:
                 train.append(file)
 
     def ids(chosen: list[Path]) -> Any:

@@ -72,6 +72,23 @@ def test_shapes_fit_the_shared_memory_they_are_given():
                     assert shape.shared_bytes(rows, inputs, held, halves) <= limit
 
 
+@pytest.mark.parametrize(
+    "rows,inputs,outputs,along",
+    (
+        (16, 14336, 4096, True),  # 128 steps of two tiles for 132 blocks, rows too long for shared memory
+        (16, 14336, 8192, False),  # two steps for most blocks
+        (1, 14336, 4096, False),  # the one row lies in shared memory
+    ),
+)
+def test_sums_are_made_on_the_way_where_a_block_has_one_step(monkeypatch, rows, inputs, outputs, along):
+    monkeypatch.setattr(w4_a16, "processors", lambda device: 132)
+    monkeypatch.setattr(w4_a16, "shared_limit", lambda device: 227 * 1024)
+    w4_a16._shape_on.cache_clear()
+    shape, held = w4_a16._shape_on(0, rows, inputs, outputs, 1)
+    w4_a16._shape_on.cache_clear()
+    assert shape.along is along and held is (rows == 1)
+
+
 @interpreted
 @pytest.mark.parametrize("spec", W4)
 def test_the_triton_twin_reads_the_layout(spec):
@@ -169,6 +186,15 @@ def test_sums_made_on_the_way_are_the_same(spec, at_once):
                 w4_a16.launch(x, *layer._layout, chosen=(shape._replace(along=along), False)) for along in (False, True)
             )
             assert torch.equal(before, along)
+
+
+@pytest.mark.gpu
+def test_long_rows_that_do_not_fit_shared_memory():
+    layer = layer_of("rtn:4", 14336, 4096)
+    dense = layer.dense_weight().cuda()
+    layer = layer.cuda().prepare("w4")
+    x = torch.randn(16, 14336, device="cuda", dtype=torch.bfloat16)
+    assert relative(layer(x), x.float() @ dense.t()) < 0.01
 
 
 @pytest.mark.gpu

@@ -41,7 +41,6 @@ class Program:
         self._cells = type("Cells", (ctypes.Structure,), {"_fields_": fields})
         self._offsets = [getattr(self._cells, name).offset for name, _ in fields]
         self._pointers = ctypes.c_void_p * len(fields)
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count
 
     def start(self, blocks: int, threads: int, shared: int, *values: Any) -> None:
         """Start on the current stream of the device: `blocks` of `threads` with `shared` bytes.
@@ -81,3 +80,9 @@ def _checked(status: int, what: Any) -> None:
 def shared_limit(device: int) -> int:
     """Bytes of shared memory that a block may have on this device."""
     return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 * 1024)
+
+
+@functools.cache
+def processors(device: int) -> int:
+    """Multiprocessors of this device."""
+    return torch.cuda.get_device_properties(device).multi_processor_count

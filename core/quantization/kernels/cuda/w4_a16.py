@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from core.quantization import grids, scales
-from core.quantization.kernels.cuda.program import Program, shared_limit
+from core.quantization.kernels.cuda.program import Program, processors, shared_limit
 from core.quantization.packing import pack, unpack
 from core.quantization.spec import QuantSpec
 
@@ -151,6 +151,10 @@ class Shape(NamedTuple):
     stages: int
     along: bool = False
 
+    def steps(self, outputs: int) -> int:
+        """How often `at_once` tiles of 16 outputs are taken."""
+        return -(-outputs // (ROWS * self.at_once))
+
     def shared_bytes(self, rows: int, inputs: int, held: bool, halves: int = 1) -> int:
         """Shared memory of a block; `held` when the activations lie in it."""
         ring = self.warps * self.stages * self.at_once * (1024 + 64 * halves)
@@ -180,6 +184,18 @@ def shape_of(rows: int, inputs: int, limit: int, halves: int = 1) -> tuple[Shape
         else:
             shape = shape._replace(warps=shape.warps // 2)
     return shape, False
+
+
+def _blocks(shape: Shape, device: int) -> int:
+    """Blocks that stay on the device at a time."""
+    return processors(device) * max(1, 16 // shape.warps)
+
+
+@functools.cache
+def _shape_on(device: int, rows: int, inputs: int, outputs: int, halves: int) -> tuple[Shape, bool]:
+    """`shape_of` on a device, `along` where every block has one step and reads the activations from afar."""
+    shape, held = shape_of(rows, inputs, shared_limit(device), halves)
+    return shape._replace(along=not held and shape.steps(outputs) <= _blocks(shape, device)), held
 
 
 def launch(
@@ -217,10 +233,10 @@ def _start(
 ) -> None:
     """Queue the kernel for up to 16 rows."""
     (count, inputs), halves, device = rows.shape, both.shape[2], rows.device.index
-    shape, held = chosen or shape_of(count, inputs, shared_limit(device), halves)
+    shape, held = chosen or _shape_on(device, count, inputs, y.shape[1], halves)
     program = _program(shape, held, rows.dtype == torch.float16, book, max(1, halves), device)
     program.start(
-        min(-(-weights.shape[0] // shape.at_once), program.processors * max(1, 16 // shape.warps)),
+        min(shape.steps(y.shape[1]), _blocks(shape, device)),
         32 * shape.warps, shape.shared_bytes(count, inputs, held, halves),
         weights.data_ptr(), both.data_ptr(), table.data_ptr(), rows.data_ptr(), y.data_ptr(),
         count, y.shape[1], inputs,
