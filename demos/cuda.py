@@ -303,7 +303,7 @@ def build(pipeline: CudaPipeline) -> gr.Blocks:
                     elem_classes="graft-code",
                 )
                 rounds = gr.Slider(1, 10, value=4, step=1, label="Rounds")
-                start = gr.Button("Search", variant="primary")
+                start, stop = look.go_and_stop("Search")
                 own = gr.Textbox(label="Kernel of your own", lines=8, max_lines=16, elem_classes="graft-code",
                                  placeholder="/* launch {…} */ __global__ void …")  # fmt: skip
                 check = gr.Button("Check my kernel")
@@ -327,7 +327,7 @@ def build(pipeline: CudaPipeline) -> gr.Blocks:
                         report = gr.File(label="Report", interactive=False)
         panes = [banner, verdict, code, trials, used, drawn, ran]
         name.change(lambda chosen: (page.fill(chosen), *BLANK), name, [reference, *panes])
-        start.click(page.search, [name, reference, rounds], panes)
+        look.streams(start, stop, [start.click], page.search, [name, reference, rounds], panes, api_name="search")
         check.click(page.check, [name, reference, own], panes)
         score.click(page.evaluate, upload, [banner, metrics, rows, report])
     return blocks

@@ -166,9 +166,7 @@ def _continue_tab(page: Page) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=320):
             text = gr.Textbox(label="Text", lines=6, max_lines=14, placeholder="Begin a text …", autofocus=True)
-            with gr.Row():
-                go = gr.Button("Continue", variant="primary", scale=3)
-                stop = gr.Button("Stop", scale=1, min_width=80)
+            go, stop = look.go_and_stop("Continue")
             with gr.Accordion("Settings", open=False):
                 temperature = gr.Slider(0, 2, 0.8, step=0.1, label="Temperature", info="0: the most probable token")
                 budget = gr.Slider(8, 512, 64, step=8, label="New tokens at most")

@@ -121,6 +121,12 @@ def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int = 7860, block: 
     return url
 
 
+def go_and_stop(word: str) -> tuple[gr.Button, gr.Button]:
+    """The main button and one that stops it, side by side."""
+    with gr.Row():
+        return gr.Button(word, variant="primary", scale=3), gr.Button("Stop", scale=1, min_width=80)
+
+
 def streams(
     button: gr.Button,
     stop: gr.Button,
@@ -140,7 +146,7 @@ def streams(
     running = resting.then(handler, inputs, outputs, api_name=api_name, show_progress="hidden")
     for ended in (running.then, running.failure):  # after an error only the second runs
         ended(lambda: gr.Button(interactive=True), None, button, **quiet)
-    stop.click(None, None, None, cancels=running, api_visibility="private")
+    stop.click(lambda: gr.Info("Stopped."), None, None, cancels=running, api_visibility="private")
     return running
 
 

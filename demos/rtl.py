@@ -252,7 +252,7 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
                     testbench = gr.Textbox(page.tasks[names[0]].testbench, label="Testbench (module tb)", lines=8)
                     reference = gr.Textbox(page.tasks[names[0]].reference, label="Reference", lines=8)
                 rounds = gr.Slider(0, 5, value=2, step=1, label="Repairs")
-                write = gr.Button("Write and check", variant="primary")
+                write, stop = look.go_and_stop("Write and check")
                 own = gr.Textbox(label="Code of your own", lines=8)
                 check = gr.Button("Check my code")
             with gr.Column(scale=3):
@@ -292,7 +292,7 @@ def build(pipeline: RtlPipeline) -> gr.Blocks:
             shown = page.check(*values)
             return (*shown, plain(shown[1]))
 
-        write.click(written, [*fields, rounds], [*panes, latest])
+        look.streams(write, stop, [write.click], written, [*fields, rounds], [*panes, latest], api_name="written")
         check.click(checked, [*fields, own], [*panes, latest])
         around.release(page.zoom, [data, around], drawn)
         draw.click(page.schematic, latest, netlist)

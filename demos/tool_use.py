@@ -301,7 +301,7 @@ def _run_tab(page: Page) -> None:
             strategy = gr.Radio(
                 ["react", "dfsdt", "single"], value="single" if short else "react", label="Strategy of the loaded model"
             )
-            go = gr.Button("Run", variant="primary")
+            go, stop = look.go_and_stop("Run")
             with gr.Accordion("Tools", open=False):
                 given = gr.File(label="Upload tools, or OpenAPI 3", height=92,
                                 file_types=[".json", ".yaml", ".yml"], elem_classes="graft-file")  # fmt: skip
@@ -334,7 +334,7 @@ def _run_tab(page: Page) -> None:
 
     inputs = [question, speaker, strategy, tools, source, budget, offered]
     given.change(page.load, given, [banner, tools, source], api_name="load")
-    go.click(shown, inputs, outputs, show_progress="hidden", api_name="run")
+    look.streams(go, stop, [go.click], shown, inputs, outputs, api_name="run")
     again.click(replayed, upload, outputs, show_progress="hidden", api_name="replay")
 
 
@@ -350,14 +350,15 @@ def _make_tab(page: Page) -> None:
             task = gr.Textbox(recorded.TASK, label="Task")
             train = gr.Textbox(_lines(recorded.TRAIN), label="Three to make it from", lines=3)
             tests = gr.Textbox(_lines(recorded.TESTS), label="Three to test it with", lines=3)
-            go = gr.Button("Make the tool", variant="primary")
+            go, stop = look.go_and_stop("Make the tool")
             question = gr.Textbox("From 3 May to 9 August 2023.", label="Ask with the small model")
             ask = gr.Button("Ask")
             answer = gr.HTML("", padding=False)
         with gr.Column(scale=3, min_width=420):
             banner = gr.HTML("", elem_classes="graft-slot", padding=False)
             attempts = gr.HTML(look.empty("Every try of the maker, and its tests."), padding=False)
-    go.click(page.make, [speaker, task, train, tests], [banner, attempts], show_progress="hidden", api_name="make")
+    making = [speaker, task, train, tests]
+    look.streams(go, stop, [go.click], page.make, making, [banner, attempts], api_name="make")
     ask.click(page.ask, [speaker, question], [banner, answer], api_name="ask")
 
 

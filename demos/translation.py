@@ -229,9 +229,7 @@ def _translate_tab(page: Page, choices: list[tuple[str, str]], src: str, tgt: st
                 swap = gr.Button("⇄", size="sm", scale=0, elem_classes="graft-swap")
                 target_language = gr.Dropdown(choices, value=tgt, label="To", min_width=120, scale=5)
             text = gr.Textbox(label="Text", lines=6, max_lines=14, placeholder="Type or paste a text …", autofocus=True)
-            with gr.Row():
-                go = gr.Button("Translate", variant="primary", scale=3)
-                stop = gr.Button("Stop", scale=1, min_width=80)
+            go, stop = look.go_and_stop("Translate")
             with gr.Accordion("Settings", open=False):
                 by_sentence = gr.Checkbox(True, label="Sentence by sentence", info="keeps long texts within the model")
                 beams = gr.Slider(1, 8, 1, step=1, label="Beams", info="1 streams; more search wider")
