@@ -50,14 +50,14 @@ def measure(setting: Setting) -> Measured:
     if larger:
         jobs["training of 30M"] = (_learn, (str(folder), device))
     found = together(jobs, work=setting.work)
-    trained_rows = []
+    learnt: list[dict[str, Any]] = []
     if larger:
         again = {f"30M, draw {seed}": (_learnt_row, (seed, str(folder), device)) for seed in seeds}
-        trained_rows = list(together(again, work=setting.work).values())
+        learnt = list(together(again, work=setting.work).values())
         shutil.rmtree(folder)
     details = {"model": name, "device": device, "30M training": found.pop("training of 30M", None)}
     details["seconds"] = time.perf_counter() - start
-    return _judge(list(found.values()), trained_rows, setting.quick, details)
+    return _judge(list(found.values()), learnt, setting.quick, details)
 
 
 def _row(seed: int, name: str, device: str, quick: bool) -> dict[str, Any]:
