@@ -1,8 +1,8 @@
 """Ternary training against its float twin, and against rounding that twin to ternary afterwards (Kaushal et al. 2024).
 
 All arms start from the same random weights and see the same batches of Python source (novels in the small form, of 60
-steps); only the form of the linear maps differs. Rounding a float model after training is the ablation that shows what training in
-the form is worth.
+steps); only the form of the linear maps differs. Rounding a float model after training is the ablation that shows what
+training in the form is worth.
 """
 
 from __future__ import annotations
