@@ -81,6 +81,8 @@ def compress(
             model = pipeline.engine.model = model.merge_and_unload()
         base_kind = _exact_kind(model)
         bytes_before = _bytes(model, base_kind)
+        if calib is not None:
+            print(f"{spec.preset} calibrates on the training text; its search can take minutes", flush=True)
         found = _quantized(model, spec, calib, recipe.seed, options or {})
         kind = _exact_kind(model) or base_kind
         _cast(model, kind, back=True)

@@ -87,8 +87,11 @@ def _train(recipe: Recipe, run: RunFolder, resume: bool) -> dict[str, Any]:
     ready = _first_prepared(app, stages, tokenizer, data, run, resume)
     texts = _Texts(data)
     build = app.build_model or build_base
+    calibrated = carries_base(recipe.model.quantization)
+    if calibrated:
+        say(run, f"{recipe.model.quantization} calibrates on the training text; its search can take minutes")
     model = build(recipe.model, tokenizer, device=device, seed=recipe.seed, texts=texts)
-    base = None if recipe.model.edits or carries_base(recipe.model.quantization) else recipe.model.path
+    base = None if recipe.model.edits or calibrated else recipe.model.path
     runner = StageRunner(app, recipe, run, tokenizer, device, eval_examples)
     before = None
     if eval_examples and is_main():

@@ -25,10 +25,11 @@ def recipe(**model):
     )
 
 
-def test_the_folder_serves_the_codes_and_says_what_the_task_lost(tmp_path):
+def test_the_folder_serves_the_codes_and_says_what_the_task_lost(tmp_path, capsys):
     from core.inference.load import load_for_serving
 
     found = compress(recipe(), "gptq:3:g64", tmp_path / "out", device="cpu", rows=4, length=64)
+    assert capsys.readouterr().out.startswith("gptq calibrates"), "a search that can take long says so first"
     assert read_json(tmp_path / "out" / "compress.json") == found
     assert found["bytes_after"] < found["bytes_before"] / 2 and len(found["layers"]) == 42
     assert all(row["output_error"] < row["weight_error"] for row in found["layers"][:3])
