@@ -7,6 +7,7 @@ stored codes back. A quantized layer names this class (`lora_layer`), and whoeve
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -26,7 +27,10 @@ class QuantLoraLinear(nn.Module, LoraLayer):
         self, base_layer: nn.Module, adapter_name: str, config: Any, r: int = 0, lora_alpha: int = 1, **kwargs: Any
     ) -> None:
         super().__init__()
-        LoraLayer.__init__(self, base_layer)
+        with warnings.catch_warnings():
+            # peft warns of every layer type that it does not dispatch itself, and reads the right sizes
+            warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)
+            LoraLayer.__init__(self, base_layer)
         if config.use_dora:
             raise UnsupportedError(
                 "DoRA on a quantized base", where="model.adapters", hint="use lora, or an unquantized base"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -268,7 +269,9 @@ def test_merging_is_rounding_again_and_comes_back_exactly():
     model = torch.nn.Sequential(layer_of("bitmod:4")[1])
     base = {key: value.clone() for key, value in model.state_dict().items()}
     config = know_forms(LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False), model)
-    inject_adapter_in_model(config, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        inject_adapter_in_model(config, model)
     x = torch.randn(5, 256)
     wanted, wrapped = model(x), model[0]
     with pytest.raises(MergeError, match="requantize"):
