@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 
 import pytest
 
 pytest.importorskip("gradio", reason="gradio is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser"),
-]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
@@ -27,12 +21,12 @@ def gate():
 
 
 @pytest.fixture
-def opened(gate):
+def opened(gate, open_page):
     """(page, list of problems): the demo in a fresh browser; failed scripts and outside requests are problems."""
     from apps.chat import ChatPipeline
     from core.inference.engines.script import ScriptEngine
     from core.models.tokenizer import train_bpe
-    from demos import chat, look
+    from demos import chat
 
     def answer(prompt):
         if "break" in prompt:
@@ -43,19 +37,9 @@ def opened(gate):
     engine = ScriptEngine(answer)
     config = ChatPipeline._config({"template": "plain"})
     blocks = chat.build(ChatPipeline(engine, train_bpe(["text"], 300), config))
-    url = look.serve(blocks, port=0, block=False)
-    problems: list[str] = []
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(30_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        page.goto(url)
-        page.get_by_role("button", name="Send", exact=True).wait_for()
-        yield page, problems
-        browser.close()
-    blocks.close()
+    page, problems = open_page(blocks)
+    page.get_by_role("button", name="Send", exact=True).wait_for()
+    return page, problems
 
 
 def test_a_person_talks_begins_anew_and_scores_a_file_that_is_none(opened, tmp_path):

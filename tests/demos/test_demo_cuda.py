@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
@@ -14,7 +13,7 @@ from apps.cuda.compiling import toolchain  # noqa: E402
 from apps.cuda.recorded import examples  # noqa: E402
 from benchmarks.kernels import _PLAN, _RIGHT, CHEATS, candidate, relu  # noqa: E402
 from core.execution import ToolMissing  # noqa: E402
-from demos import cuda, look  # noqa: E402
+from demos import cuda  # noqa: E402
 from tests.apps.cuda.test_cuda_harness import CANNOT_EMULATE  # noqa: E402
 
 try:
@@ -23,7 +22,6 @@ try:
 except ToolMissing as error:
     ABSENT = error.what
 pytestmark = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RIGHT = candidate(_RIGHT, _PLAN)
 
 
@@ -88,33 +86,21 @@ def test_an_upload_is_scored(page, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser")
-def test_a_person_sees_the_search():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    blocks = cuda.build(CudaPipeline.from_pretrained("embedded", trials=3, gpu="none"))
-    url = look.serve(blocks, port=0, block=False)
-    problems: list[str] = []
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(120_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        page.goto(url)
-        page.get_by_role("button", name="Search").click()
-        page.get_by_text("round 4 (best)").first.wait_for()
-        page.get_by_role("tab", name="Checks").click()
-        page.get_by_text("relative error").wait_for()
-        page.get_by_role("tab", name="Compile log").click()
-        page.get_by_text("ptxas info").first.wait_for()
-        page.get_by_label("Kernel of your own").fill('/* launch {} */ __global__ void k() { printf("x"); }')
-        page.get_by_role("button", name="Check my kernel").click()
-        page.get_by_text("refused by the policy").first.wait_for()
-        _choose(page, "Operator", cuda.OWN)
-        page.get_by_text("Nothing was checked yet").wait_for()
-        assert not page.get_by_text("refused by the policy").count(), "another operator's verdict is gone"
-        browser.close()
-    blocks.close()
+def test_a_person_sees_the_search(open_page):
+    page, problems = open_page(cuda.build(CudaPipeline.from_pretrained("embedded", trials=3, gpu="none")))
+    page.set_default_timeout(120_000)
+    page.get_by_role("button", name="Search").click()
+    page.get_by_text("round 4 (best)").first.wait_for()
+    page.get_by_role("tab", name="Checks").click()
+    page.get_by_text("relative error").wait_for()
+    page.get_by_role("tab", name="Compile log").click()
+    page.get_by_text("ptxas info").first.wait_for()
+    page.get_by_label("Kernel of your own").fill('/* launch {} */ __global__ void k() { printf("x"); }')
+    page.get_by_role("button", name="Check my kernel").click()
+    page.get_by_text("refused by the policy").first.wait_for()
+    _choose(page, "Operator", cuda.OWN)
+    page.get_by_text("Nothing was checked yet").wait_for()
+    assert not page.get_by_text("refused by the policy").count(), "another operator's verdict is gone"
     assert problems == []
 
 

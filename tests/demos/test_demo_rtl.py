@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
@@ -13,10 +12,9 @@ from apps.rtl import RtlPipeline  # noqa: E402
 from apps.rtl.recorded import examples  # noqa: E402
 from benchmarks.cheats import CHEATS, HONEST, problem  # noqa: E402
 from core.execution.tools import has  # noqa: E402
-from demos import look, rtl  # noqa: E402
+from demos import rtl  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not has("iverilog"), reason="Icarus Verilog is absent (Debian package: iverilog)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -91,37 +89,25 @@ def test_an_upload_is_scored(page, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser")
-def test_a_person_sees_the_repair():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    blocks = rtl.build(RtlPipeline.from_pretrained("embedded"))
-    url = look.serve(blocks, port=0, block=False)
-    problems: list[str] = []
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        page.goto(url)
-        page.get_by_role("button", name="Write and check").click()
-        page.get_by_text("Where the first attempt differed").wait_for()
-        assert page.locator("svg.graft-wave").is_visible()
-        page.get_by_role("tab", name="Repair trace").click()
-        page.get_by_text("attempt 1: function").wait_for()
-        if has("yosys") and has("dot"):
-            page.get_by_role("tab", name="Schematic").click()
-            page.get_by_role("button", name="Draw").click()
-            page.locator("img[alt=schematic]").wait_for()
-        page.get_by_label("Code of your own").fill("module TopModule (input clk);\nendmodule")
-        page.get_by_role("button", name="Check my code").click()
-        page.get_by_text("refused by the policy").first.wait_for()
-        box = page.get_by_label("Task", exact=True)
-        box.click()
-        box.fill(rtl.OWN)
-        box.press("Enter")
-        page.get_by_text("Nothing was checked yet").wait_for()
-        assert not page.get_by_text("refused by the policy").count(), "another task's verdict is gone"
-        browser.close()
-    blocks.close()
+def test_a_person_sees_the_repair(open_page):
+    page, problems = open_page(rtl.build(RtlPipeline.from_pretrained("embedded")))
+    page.set_default_timeout(60_000)
+    page.get_by_role("button", name="Write and check").click()
+    page.get_by_text("Where the first attempt differed").wait_for()
+    assert page.locator("svg.graft-wave").is_visible()
+    page.get_by_role("tab", name="Repair trace").click()
+    page.get_by_text("attempt 1: function").wait_for()
+    if has("yosys") and has("dot"):
+        page.get_by_role("tab", name="Schematic").click()
+        page.get_by_role("button", name="Draw").click()
+        page.locator("img[alt=schematic]").wait_for()
+    page.get_by_label("Code of your own").fill("module TopModule (input clk);\nendmodule")
+    page.get_by_role("button", name="Check my code").click()
+    page.get_by_text("refused by the policy").first.wait_for()
+    box = page.get_by_label("Task", exact=True)
+    box.click()
+    box.fill(rtl.OWN)
+    box.press("Enter")
+    page.get_by_text("Nothing was checked yet").wait_for()
+    assert not page.get_by_text("refused by the policy").count(), "another task's verdict is gone"
     assert problems == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
@@ -11,11 +10,10 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 from apps.tool_use import FunctionCallPipeline, recorded  # noqa: E402
 from core.errors import CheckpointError  # noqa: E402
-from demos import look, tool_use  # noqa: E402
+from demos import tool_use  # noqa: E402
 from demos.finding import FIND, Finder  # noqa: E402
 from demos.tool_use import LOADED, RECORDED, SAMPLE_SOURCE, SAMPLE_TOOLS  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TRAIN = "\n".join(f"{e.question} => {e.answer}" for e in recorded.TRAIN)
 TESTS = "\n".join(f"{e.question} => {e.answer}" for e in recorded.TESTS)
 
@@ -165,28 +163,15 @@ def test_an_upload_is_scored_by_category_and_error(page, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: the demo was not opened in a browser")
-def test_a_person_runs_makes_and_asks_without_a_network(page):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra dev)")
-    blocks = tool_use.build(page.pipeline)
-    url = look.serve(blocks, port=0, block=False)
-    problems: list[str] = []
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=flags)
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.set_default_timeout(60_000)
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("request", lambda r: problems.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
-        tab.goto(url)
-        tab.get_by_role("button", name="Run", exact=True).click()
-        tab.locator(".graft-trace b", has_text="40.80 pounds").wait_for()
-        assert tab.locator("#run-tree svg").is_visible() and "strict" in tab.locator(".graft-chips").inner_text()
-        tab.get_by_role("tab", name="Tool maker").click()
-        tab.get_by_role("button", name="Make the tool").click()
-        tab.get_by_text("3 of 3").wait_for()
-        tab.get_by_role("button", name="Ask", exact=True).click()
-        tab.get_by_text("ms in the sandbox").wait_for()
-        browser.close()
-    blocks.close()
+def test_a_person_runs_makes_and_asks_without_a_network(page, open_page):
+    tab, problems = open_page(tool_use.build(page.pipeline))
+    tab.set_default_timeout(60_000)
+    tab.get_by_role("button", name="Run", exact=True).click()
+    tab.locator(".graft-trace b", has_text="40.80 pounds").wait_for()
+    assert tab.locator("#run-tree svg").is_visible() and "strict" in tab.locator(".graft-chips").inner_text()
+    tab.get_by_role("tab", name="Tool maker").click()
+    tab.get_by_role("button", name="Make the tool").click()
+    tab.get_by_text("3 of 3").wait_for()
+    tab.get_by_role("button", name="Ask", exact=True).click()
+    tab.get_by_text("ms in the sandbox").wait_for()
     assert problems == []

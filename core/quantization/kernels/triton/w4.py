@@ -6,9 +6,9 @@ serves as the portable form for few rows, where the runtime compiler for CUDA is
 
 from __future__ import annotations
 
-import functools
-
 import torch
+
+from core.quantization.kernels.cuda.program import processors
 
 MOST_ROWS, ROWS, GROUP, OUTPUTS = 64, 16, 128, 64
 
@@ -55,6 +55,5 @@ def parts_of(programs: int, steps: int, device: torch.device) -> int:
     return min(steps, max(1, 2 * _processors(device) // programs))
 
 
-@functools.cache
 def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    return processors(device.index) if device.type == "cuda" else 4
